@@ -26,6 +26,7 @@ from tuneserve.bench.tasks.tasks import (
     further_tasks,
     held_out_task,
     reference_of,
+    require_different_files,
     require_different_ids,
 )
 from tuneserve.bench.text_tasks import text_work
@@ -152,6 +153,7 @@ def prepare(run: RunDirectory, recipe: Recipe, converted: ConvertOutput) -> Benc
     if trained := run.finished("train", TrainOutput):
         # The base itself is not read here: what is measured are the GGUFs, whose hashes are known.
         check_trained_files(run, trained, base=None)
+    require_different_files(settings.tasks)
     own_examples = read_held_out(run.split("test"), settings.limit)
     tasks = [held_out_task(HELD_OUT, own_examples, settings), *further_tasks(settings)]
     text_tasks = read_tasks(settings)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from tuneserve.bench.measure.failures import UNASKED, Before, Failure, Tally, failure_of
 from tuneserve.bench.measure.interrupts import Interrupts
 from tuneserve.chat.examples import Example
 from tuneserve.chat.template import api_message
@@ -33,8 +34,6 @@ TRIES = 4  # of a prompt whose fields are refused, or whose answer is none
 RETRIES = 4  # of the client, with growing pauses, for 408, 409, 429, 5xx and lost connections
 LONGEST_REPLY = 64 * 1024 * 1024  # bytes
 MOST_TOKENS = 100_000_000  # of an answer, that an endpoint may say
-REFUSED = 5  # prompts that are refused first of all, after which none is asked any more
-FAILED_IN_A_ROW = 20  # prompts after which the endpoint, not the prompt, is taken to be at fault
 
 
 @dataclass(frozen=True)
@@ -47,14 +46,6 @@ class EndpointAnswer:
     tokens: int
     thoughts: str = ""
     sampled: bool = False
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a prompt has no answer. `refused`: what is to be done where every prompt is told so."""
-
-    reason: str
-    refused: str = ""
 
 
 Outcome = EndpointAnswer | Failure
@@ -134,15 +125,16 @@ class _Fields:
 
 
 def ask_endpoint(
-    examples: Sequence[Example], settings: BenchSettings
+    examples: Sequence[Example], settings: BenchSettings, before: Before = UNASKED
 ) -> Iterator[tuple[Example, dict[str, Any]]]:
     """Ask the endpoint every prompt greedily, `settings.parallel` at a time.
 
     Yields each example as soon as it is answered, with its answer (`EndpointAnswer`'s fields) or
-    with the reason why it has none (failed). After Ctrl-C no further prompt is asked, and what is
-    under way is waited for and yielded. The API key is taken from OPENAI_API_KEY. Raises
+    with the reason why it has none (failed). `before`: what it did when it was asked
+    before. After Ctrl-C no further prompt is asked, and what is under way is waited for and
+    yielded. The API key is taken from OPENAI_API_KEY. Raises
     TuneserveError if the endpoint can't be reached, takes no key or knows no such model, if many
-    prompts in a row fail, or all of them.
+    prompts in a row fail that did not before, or all of them where none was answered before either.
     """
     import openai
 
@@ -168,9 +160,9 @@ def ask_endpoint(
             pressed = loop.create_task(interrupts.pressed())
             try:
                 with interrupts.noted():
-                    yield from _as_they_come(
-                        partial(_done, runner, pressed), waiting, turns, interrupts, settings
-                    )
+                    done_of = partial(_done, runner, pressed)
+                    tally = Tally(settings, len(examples), before)
+                    yield from _as_they_come(done_of, waiting, turns, interrupts, tally)
             finally:
                 for task in (*waiting, pressed):
                     task.cancel()
@@ -217,11 +209,10 @@ def _as_they_come(
     waiting: dict[asyncio.Task[Outcome], Example],
     turns: _Turns,
     interrupts: Interrupts,
-    settings: BenchSettings,
+    tally: Tally,
 ) -> Iterator[tuple[Example, dict[str, Any]]]:
     """Every example with its answer or failure; then the error that ends the benchmark, if any."""
-    asked, answered, in_a_row, failed = len(waiting), 0, 0, Failure("")
-    fatal: TuneserveError | None = None
+    settings, fatal = tally.settings, None
     last, stopping = time.monotonic(), False
     while waiting:
         done = done_of(waiting)
@@ -244,23 +235,19 @@ def _as_they_come(
                 fatal = fatal or error
                 continue
             if isinstance(outcome, EndpointAnswer):
-                answered, in_a_row = answered + 1, 0
+                tally.answer()
                 yield example, asdict(outcome)
             else:
-                in_a_row, failed = in_a_row + 1, outcome
+                tally.fail(example.id, outcome)
                 yield example, {"failed": outcome.reason}
-        if fatal is None and failed.refused and not answered and in_a_row >= min(REFUSED, asked):
-            fatal = _failure(failed.reason, settings, failed.refused)
-        if in_a_row >= FAILED_IN_A_ROW and fatal is None:
-            fatal = _failure(f"{in_a_row} prompts in a row; the last: {failed.reason}", settings)
+        fatal = fatal or tally.fault
         if fatal is not None:
             # What is under way is paid for: it is waited for and kept.
             waiting = _under_way(waiting, turns)
     if interrupts.came:
         say("what was answered is kept: the same command goes on")
         raise KeyboardInterrupt
-    if fatal is None and asked and not answered:
-        fatal = _failure(failed.reason, settings, failed.refused)
+    fatal = fatal or tally.fault_at_the_end
     if fatal is not None:
         raise fatal
 
@@ -290,20 +277,6 @@ def _say_silent(seconds: float, settings: BenchSettings) -> None:
     )
 
 
-def _failure(reason: str, settings: BenchSettings, hint: str = "") -> TuneserveError:
-    return TuneserveError(
-        f"the endpoint failed: {reason}", where=settings.endpoint, hint=hint or _hint_of(reason)
-    )
-
-
-def _hint_of(reason: str) -> str:
-    """What may be done about what single prompts failed with."""
-    kept = "What was answered is kept: the same command goes on."
-    if "Connection" in reason or "timed out" in reason:
-        return f"Is a server listening there? The URL ends with /v1, as a rule. {kept}"
-    return f"Further fields, or null for one that is not taken: --endpoint-body. {kept}"
-
-
 async def _first_model(client: AsyncOpenAI, settings: BenchSettings) -> str:
     import openai
 
@@ -314,9 +287,9 @@ async def _first_model(client: AsyncOpenAI, settings: BenchSettings) -> str:
             found = await client.models.with_raw_response.list()
         return str(json.loads(found.text)["data"][0]["id"])
     except TimeoutError:
-        raise _failure("Request timed out (of its list of models)", settings) from None
+        raise failure_of("Request timed out (of its list of models)", settings) from None
     except openai.OpenAIError as error:
-        raise _failure(_said(error), settings, _refused(error)) from error
+        raise failure_of(_said(error), settings, _refused(error)) from error
     except (ValueError, KeyError, IndexError, TypeError, RecursionError):
         raise TuneserveError("lists no model", where=settings.endpoint, hint=name) from None
 
@@ -357,9 +330,9 @@ async def _asked(
                 return outcome
             continue
         except openai.AuthenticationError as error:
-            raise _failure(_said(error), settings, _refused(error)) from error
+            raise failure_of(_said(error), settings, _refused(error)) from error
         except openai.OpenAIError as error:
-            return Failure(_said(error), _refused(error))
+            return Failure(_said(error), _refused(error), _unreachable(error))
         if text is None:
             return Failure(f"its answer is longer than {LONGEST_REPLY >> 20} MiB")
         outcome = read_reply(text)
@@ -428,6 +401,12 @@ def _refused(error: OpenAIError) -> str:
     if isinstance(error, openai.NotFoundError):
         return "Does the URL end with /v1, and is the model's name right? (--endpoint-model)"
     return ""
+
+
+def _unreachable(error: OpenAIError) -> bool:
+    """Was there no connection at all, so that it can't be for the prompt?"""
+    # By name: which HTTP library the client has, httpx or httpx2, depends on its release.
+    return type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout")
 
 
 def _said(error: OpenAIError) -> str:

@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tuneserve.bench.measure.endpoint import ask_endpoint
 from tuneserve.bench.measure.journal import Journal
 from tuneserve.bench.measure.keys import digest
+from tuneserve.bench.measure.missing import ask_missing
 from tuneserve.bench.measure.values import JUDGED
 from tuneserve.chat.examples import Example
-from tuneserve.console import progress
 from tuneserve.settings import BenchSettings
 
 JUDGE = "judge"
@@ -89,13 +88,6 @@ def measure_judge(
     requests: Sequence[JudgeRequest], settings: BenchSettings, journal: Journal
 ) -> None:
     """What the judge says that the journal does not hold yet; failures are asked again."""
-    todo = {}
-    for request in requests:
-        name = request.id(settings)
-        if not journal.has(JUDGED, JUDGE, name) or "failed" in journal.get(JUDGED, JUDGE, name):
-            todo[name] = request.question(settings.judge_criteria)
-    if not todo:
-        return
     asked = settings.model_copy(
         update={
             "endpoint": settings.judge,
@@ -103,8 +95,10 @@ def measure_judge(
             "max_tokens": JUDGE_TOKENS,
         }
     )
-    questions = [Example.of_turn(name, question, "A") for name, question in todo.items()]
-    with progress("judge", len(questions), unit="questions") as advance:
-        for question, answer in ask_endpoint(questions, asked):
-            journal.add(JUDGED, JUDGE, question.id, answer)
-            advance(1)
+    questions = [
+        Example.of_turn(request.id(settings), request.question(settings.judge_criteria), "A")
+        for request in requests
+    ]
+    ask_missing(
+        questions, asked, journal, kind=JUDGED, model=JUDGE, label="judge", unit="questions"
+    )

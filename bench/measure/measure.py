@@ -10,9 +10,9 @@ from functools import cached_property
 
 from tuneserve.arrays import Ids
 from tuneserve.bench.measure.answers import generate_answers
-from tuneserve.bench.measure.endpoint import ask_endpoint
 from tuneserve.bench.measure.journal import Journal
 from tuneserve.bench.measure.likelihood import PACKED_SEQUENCES, answer_likelihoods
+from tuneserve.bench.measure.missing import ask_missing
 from tuneserve.bench.measure.perplexity import perplexity_context, text_nll
 from tuneserve.bench.measure.speed import (
     GENERATED_TOKENS,
@@ -152,15 +152,8 @@ def measure_endpoint(
 ) -> None:
     """The answers of the model behind the endpoint that the journal does not hold yet; prompts that
     failed are asked again."""
-    todo = [
-        item.example
-        for item in encoded
-        if not journal.has(ANSWER, ENDPOINT, item.example.id)
-        or "failed" in journal.get(ANSWER, ENDPOINT, item.example.id)
-    ]
-    if not todo:
-        return
-    with progress("endpoint: answers", len(todo), unit="prompts") as advance:
-        for example, answer in ask_endpoint(todo, bench):
-            journal.add(ANSWER, ENDPOINT, example.id, answer)
-            advance(1)
+    examples = [item.example for item in encoded]
+    ask_missing(
+        examples, bench, journal,
+        kind=ANSWER, model=ENDPOINT, label="endpoint: answers", unit="prompts",
+    )  # fmt: skip

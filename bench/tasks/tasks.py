@@ -49,7 +49,10 @@ class Task:
 def held_out_task(name: str, examples: list[Example], settings: BenchSettings) -> Task:
     """Held-out prompts, scored as the settings say. Raises UsageError for a scorer that fails, and
     for references that no answer can be scored against."""
-    references = [(example.id, reference_of(example)) for example in examples]
+    references = [
+        (f"{example.where}: {example.id}" if example.where else example.id, reference_of(example))
+        for example in examples
+    ]
     where = examples[0].where if examples else ""
     scorer = make_scorer(settings, [reference for _, reference in references], where)
     require_references(settings, scorer, references, where=f"task '{settings.task}' of {name}")
@@ -120,6 +123,26 @@ def _read_any(path: Path, limit: int) -> list[Example]:
 def reference_of(example: Example) -> str:
     """The reference answer's text, as answers are scored: without white space around it."""
     return example.reference.strip()
+
+
+def require_different_files(entries: Iterable[str]) -> None:
+    """Raise UsageError if a file of further tasks is named twice: its prompts would be asked twice
+    under the same ids."""
+    named: dict[Path, str] = {}
+    for entry in entries:
+        path = split_entry(entry)[0]
+        if path in named:
+            more = (
+                "Named without a metric, a task file tells all its figures."
+                if is_task_file(entry)
+                else "To score a file in two ways, give a copy of it."
+            )
+            raise UsageError(
+                f"{path} is named twice: {named[path]}, {entry}",
+                where="bench.tasks",
+                hint=f"Leave one of them out. {more}",
+            )
+        named[path] = entry
 
 
 def require_different_ids(examples: Iterable[Example]) -> None:

@@ -12,7 +12,7 @@ import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,6 +25,8 @@ from tuneserve.finetune.data.notes import Notes
 from tuneserve.finetune.data.raw import RawRecord
 
 Line = tuple[int, bytes]
+_RecordsOf = Callable[[list[tuple[int, Any]]], Iterator[RawRecord]]
+"""From JSON values, with the lines that they begin on, to records."""
 _WHITE_SPACE = re.compile(r"\s*")
 
 
@@ -34,6 +36,16 @@ def read_json(path: Path, notes: Notes, marks: frozenset[str]) -> Iterator[RawRe
 
     A record's place is its line if it is a text of its own, else its number in its list.
     """
+    yield from _read(path, notes, lambda values: _records(path, values, notes, marks))
+
+
+def read_objects(path: Path, notes: Notes) -> Iterator[RawRecord]:
+    """The values of a .json or .jsonl file as they stand, whatever their keys are: its lines or
+    texts, or the items of the list that it is."""
+    yield from _read(path, notes, lambda values: _items(path, values))
+
+
+def _read(path: Path, notes: Notes, records_of: _RecordsOf) -> Iterator[RawRecord]:
     with open_data(path) as file:
         lines = _lines(path, file, notes)
         start = _up_to_second(lines)
@@ -44,7 +56,7 @@ def read_json(path: Path, notes: Notes, marks: frozenset[str]) -> Iterator[RawRe
         start += lines
     values = _values(start)
     if not isinstance(values, RawRecord):
-        yield from _records(path, values, notes, marks)
+        yield from records_of(values)
     elif not isinstance(alone, BadRecord) or _some_are_records(start):
         yield from _each_line(path, start, notes)
     else:
@@ -146,6 +158,15 @@ def _records(
     for number, value in values:
         for name, record, side in records_in(value, marks, notes, f"{path}:{number}"):
             yield RawRecord(f"{path}:{name or number}", record, side)
+
+
+def _items(path: Path, values: list[tuple[int, Any]]) -> Iterator[RawRecord]:
+    if len(values) == 1 and isinstance(values[0][1], list):
+        for number, item in enumerate(values[0][1], start=1):
+            yield RawRecord(f"{path}:record {number}", item)
+        return
+    for number, value in values:
+        yield RawRecord(f"{path}:{number}", value)
 
 
 def _is_line(path: Path, value: Any) -> bool:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tuneserve.errors import UsageError
+from tuneserve.finetune.data import json_text
 from tuneserve.finetune.data.columnar import read_columns
 from tuneserve.finetune.data.containers import kind_of
 from tuneserve.finetune.data.data_files import DataFile, find_data
 from tuneserve.finetune.data.formats import BadRecord
-from tuneserve.finetune.data.json_text import read_json
 from tuneserve.finetune.data.keys import MARKS
 from tuneserve.finetune.data.notes import Notes
 from tuneserve.finetune.data.plain_text import read_text
@@ -21,9 +22,9 @@ from tuneserve.finetune.data.tables import read_csv
 Reader = Callable[[Path, Notes, frozenset[str]], Iterator[RawRecord]]
 
 _READERS: dict[str, Reader] = {
-    ".jsonl": read_json, ".ndjson": read_json, ".json": read_json, ".csv": read_csv,
-    ".tsv": read_csv, ".parquet": read_columns, ".arrow": read_columns, ".feather": read_columns,
-    ".txt": read_text, ".md": read_text,
+    ".jsonl": json_text.read_json, ".ndjson": json_text.read_json, ".json": json_text.read_json,
+    ".csv": read_csv, ".tsv": read_csv, ".parquet": read_columns, ".arrow": read_columns,
+    ".feather": read_columns, ".txt": read_text, ".md": read_text,
 }  # fmt: skip
 
 
@@ -39,11 +40,24 @@ def read_records(
     found = find_data(path)
     notes.update(found.notes)
     for file in found.files:
-        try:
+        with _told(file.path):
             yield from _file(file, notes, MARKS | names)
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise UsageError(f"can't be read: {reason}", where=str(file.path)) from error
+
+
+def read_objects(path: Path) -> Iterator[RawRecord]:
+    """The values of a JSON or JSONL file as they stand: no key tells a record from what holds
+    records. Raises UsageError if the file can't be read."""
+    with _told(path):
+        yield from json_text.read_objects(path, Notes())
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UsageError(f"can't be read: {reason}", where=str(path)) from error
 
 
 def _file(file: DataFile, notes: Notes, marks: frozenset[str]) -> Iterator[RawRecord]:

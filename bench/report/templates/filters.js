@@ -56,21 +56,25 @@ function markFound() {
   CSS.highlights.delete("found");
   const words = wordsTyped();
   if (!words.length) return;
-  const ranges = [], texts = document.createTreeWalker(canvas, NodeFilter.SHOW_TEXT);
+  const ranges = [], texts = document.createTreeWalker(canvas, NodeFilter.SHOW_TEXT, isSearched);
   while (texts.nextNode() && ranges.length < 2000) {
     const node = texts.currentNode, folded = fold(node.data);
-    const found = words.filter(word => folded.includes(word));
+    const found = words.filter(word => placeOf(word, folded) >= 0);
     if (found.length) ranges.push(...found.flatMap(word => rangesOf(word, node)));
   }
   CSS.highlights.set("found", new Highlight(...ranges));
 }
+
+/** Not what the page says about a row: its outcome, ids, scores, headings. */
+const isSearched = node => node.parentNode.closest(".outcome, .badge, small, h4, i, b, summary")
+  ? NodeFilter.FILTER_REJECT : NodeFilter.FILTER_ACCEPT;
 
 const places = new WeakMap();
 
 function rangesOf(word, node) {
   if (!places.has(node)) places.set(node, foldedPlaces(node.data));
   const { units, starts, ends } = places.get(node), ranges = [];
-  for (let at = units.indexOf(word); at >= 0; at = units.indexOf(word, at + word.length)) {
+  for (let at = placeOf(word, units); at >= 0; at = placeOf(word, units, at + word.length)) {
     const range = new Range();
     range.setStart(node, starts[at]);
     range.setEnd(node, ends[at + word.length - 1]);

@@ -18,17 +18,23 @@ function textsOf(row) {
   return { prompt, reference, answers };
 }
 
-/** Text as it is searched: without case or width. Upper case, as ß and ς have no other partners;
- * the Turkish İ is an I, as its ı is. Greek loses its accents, which capitals are written without. */
-const fold = text => withoutAccents(text).normalize("NFKC").toUpperCase().replace(/\u0130|I\u0307/g, "I");
+/** Text as it is searched: without case, width or what is not seen. Upper case, as ß and ς have no
+ * other partners; the Turkish İ is an I, as its ı is, and the capital ẞ two S, as its ß is. Greek
+ * loses its accents, which capitals are written without. */
+const fold = text => withoutAccents(text.replace(UNSEEN, "").replace(APOSTROPHES, "'")).normalize("NFKC")
+  .toUpperCase().replace(/\u0130|I\u0307/g, "I").replaceAll("\u1e9e", "SS");
+
+// Soft hyphens, joiners, spaces of no width, marks of direction; and what is typed as an apostrophe.
+const UNSEEN = /\p{Default_Ignorable_Code_Point}/gu, APOSTROPHES = /[\u00b4\u02bc\u2018\u2019\u201b\u2032]/g;
 
 function withoutAccents(text) {
   if (!/\p{sc=Greek}/u.test(text)) return text;
   return text.normalize("NFD").replace(/(\p{sc=Greek})[\u0300-\u0344\u0346-\u036f]+/gu, "$1");
 }
 
-// What is folded by itself: a character with its marks, the letters of a Korean syllable.
-const FOLDED_ALONE = /[\u1100-\u11ff]+|\P{M}\p{M}*|\p{M}+/gsu;
+// What is folded by itself: a character with its marks, the letters of a Korean syllable, each with
+// what is not seen in it.
+const FOLDED_ALONE = /[\u1100-\u11ff][\u1100-\u11ff\p{Default_Ignorable_Code_Point}]*|\P{M}[\p{M}\p{Default_Ignorable_Code_Point}]*|\p{M}+/gsu;
 
 /** A text as it is searched, and where in the text each of its units begins and ends. */
 function foldedPlaces(text) {
@@ -49,11 +55,22 @@ function foldedPlaces(text) {
 const wordsTyped = () => (chosen.typed.match(/"[^"]+"|\S+/g) || [])
   .map(word => fold(word.replaceAll('"', ""))).filter(Boolean);
 
+/** Where a word is next found in a folded text from a place on, or -1: anywhere in a word, since not
+ * every script parts them, but a number only where one begins (17 is not in 117). */
+function placeOf(word, text, from = 0) {
+  let at = text.indexOf(word, from);
+  if (/\p{Nd}/u.test(word[0])) {
+    while (at > 0 && /\p{Nd}/u.test(text[at - 1])) at = text.indexOf(word, at + 1);
+  }
+  return at;
+}
+
+/** What a reader sees of a row, as it is searched: the prompt, the reference and the answers. */
 function searchable(row) {
   if (folded[row] === undefined) {
     const { prompt, reference, answers } = textsOf(row);
     const parts = [...prompt.map(spoken), reference, ...answers.flatMap(given => given || [])];
-    folded[row] = fold([figures.id[row], groupOf(row) || "", ...parts].join("\n"));
+    folded[row] = fold(parts.join("\n"));
   }
   return folded[row];
 }
@@ -126,7 +143,7 @@ function keptRows() {
     if (ends && !asked.some(given => given.score[row] !== null && ends(given, row))) continue;
     if (cell && (figures.reference_class[row] !== cell.reference ||
         contenders[cell.model].read[row] !== cell.answer)) continue;
-    if (words.length && !words.every(word => searchable(row).includes(word))) continue;
+    if (words.length && !words.every(word => placeOf(word, searchable(row)) >= 0)) continue;
     kept.push(row);
   }
   return kept;

@@ -73,19 +73,31 @@ function makeRow(place) {
   return element;
 }
 
+/** The place of the row, or of the open row's details, at a height. */
+function placeAt(y) {
+  const after = open && y > topOf(open.place) + rowHeight;
+  return Math.floor((after ? Math.max(y - open.height, (open.place + 1) * rowHeight) : y) / rowHeight);
+}
+
+/** The places of the rows in sight and around, and of the active one, which has to be there. */
+function placesToDraw() {
+  const top = list.scrollTop, places = [];
+  const first = Math.max(0, placeAt(top) - OVERSCAN);
+  const last = Math.min(shown.length - 1, placeAt(top + list.clientHeight) + OVERSCAN);
+  if (active < first && active < shown.length) places.push(active);
+  for (let place = first; place <= last; place++) places.push(place);
+  if (active > last && active < shown.length) places.push(active);
+  return places;
+}
+
 /** Puts the rows in sight into the page and takes the others out. */
 function draw() {
-  const top = list.scrollTop, bottom = top + list.clientHeight;
-  const at = y => {
-    const after = open && y > topOf(open.place) + rowHeight;
-    return Math.floor((after ? Math.max(y - open.height, (open.place + 1) * rowHeight) : y) / rowHeight);
-  };
-  const first = Math.max(0, at(top) - OVERSCAN), last = Math.min(shown.length - 1, at(bottom) + OVERSCAN);
+  const wanted = placesToDraw(), kept = new Set(wanted);
   for (const [place, element] of drawn) {
-    if (place < first || place > last) { element.remove(); drawn.delete(place); }
+    if (!kept.has(place)) { element.remove(); drawn.delete(place); }
   }
   let next = null;
-  for (let place = last; place >= first; place--) {
+  for (const place of wanted.reverse()) {
     let element = drawn.get(place);
     if (!element) {
       element = makeRow(place);
@@ -120,10 +132,26 @@ function layOut() {
   draw();
 }
 
+const roomForRows = () => list.clientHeight - document.getElementById("head").offsetHeight;
+let roomBefore = 0;    // when the list was last measured
+
+/** Lays everything out again for a list of another size. The active row with its details, if it is
+ *  in sight, stays there; else the first row in sight does. */
+function fit() {
+  const sightAt = topOf(active) - list.scrollTop;
+  const inSight = sightAt < roomBefore && sightAt + rowHeight + (open?.place === active ? open.height : 0) > 0;
+  const anchor = inSight ? active : Math.max(0, placeAt(list.scrollTop));
+  const offset = topOf(anchor) - list.scrollTop;
+  if (open) open.height = open.element.offsetHeight;
+  layOut();
+  roomBefore = roomForRows();
+  list.scrollTop = topOf(anchor) - Math.max(0, Math.min(offset, roomBefore - rowHeight));
+  draw();
+}
+
 function activate(place) {
   active = Math.max(0, Math.min(shown.length - 1, place));
-  const top = topOf(active), head = document.getElementById("head").offsetHeight;
-  const room = list.clientHeight - head;
+  const top = topOf(active), room = roomForRows();
   if (top < list.scrollTop) list.scrollTop = top;
   else if (top + rowHeight > list.scrollTop + room) list.scrollTop = top + rowHeight - room;
   draw();
@@ -148,7 +176,7 @@ function toggle(place) {
   canvas.append(element);
   open.height = element.offsetHeight;
   sizes.observe(element);
-  const room = list.clientHeight - document.getElementById("head").offsetHeight;
+  const room = roomForRows();
   const end = topOf(place) + rowHeight + open.height;
   list.scrollTop = Math.min(topOf(place), Math.max(list.scrollTop, end - room));
   draw();
@@ -157,7 +185,7 @@ function toggle(place) {
 // In the next frame: to lay out amid the notice would be noticed again.
 const sizes = new ResizeObserver(entries => requestAnimationFrame(() => {
   for (const { target } of entries) {
-    if (target === list) layOut();
+    if (target === list) fit();
     else if (open && target === open.element && open.height !== target.offsetHeight) {
       open.height = target.offsetHeight;
       draw();
@@ -171,7 +199,7 @@ list.addEventListener("keydown", event => {
   if (event.key === "Escape" && open) { close(); event.preventDefault(); return; }
   if (event.target !== list || event.ctrlKey || event.metaKey || event.altKey) return;
   // A row that is seen in part at the end of a page begins the next one.
-  const page = Math.max(1, Math.floor((list.clientHeight - document.getElementById("head").offsetHeight) / rowHeight));
+  const page = Math.max(1, Math.floor(roomForRows() / rowHeight));
   const steps = { ArrowDown: 1, ArrowUp: -1, PageDown: page, PageUp: -page, Home: -shown.length, End: shown.length };
   if (event.key in steps) {
     const reading = open !== null;

@@ -12,7 +12,7 @@ from tuneserve.errors import UsageError
 from tuneserve.files import HALF_CHARACTER, is_encodable
 from tuneserve.finetune.data.containers import kind_of
 from tuneserve.finetune.data.formats import BadRecord
-from tuneserve.finetune.data.records import read_records
+from tuneserve.finetune.data.records import read_objects
 from tuneserve.recipe import nearest
 
 WITHOUT_SPLITS = "train"
@@ -62,7 +62,7 @@ def read_split(config: TaskConfig, file: TaskFile, split: str) -> list[Document]
             raise UsageError(f"no such file: {path}", where=where)
         if kind_of(path) not in _ENDINGS:
             raise UsageError(f"expected a file in JSONL or JSON: {path}", where=where)
-        for raw in read_records(path):
+        for raw in read_objects(path):
             if isinstance(raw.record, dict) and not is_encodable(raw.record):
                 problems.append(f"{raw.place}: {HALF_CHARACTER}")
             elif isinstance(raw.record, dict):

@@ -57,6 +57,7 @@ class FieldReader:
         if isinstance(field, list):
             rows: list[Any] = [field] * len(documents)
         else:
+            self._require_column(field, *key)
             rows = [
                 value if field in self._columns or not isinstance(value, str) else _literal(value)
                 for value in self._values(documents, field, *key)
@@ -68,6 +69,18 @@ class FieldReader:
                 if not isinstance(choice, str) or not choice:
                     raise _wrong(document, key, choice, "choices that are texts (in quotes)")
         return rows
+
+    def _require_column(self, field: str, *key: str) -> None:
+        """Raise UsageError for a text that is neither a column, a template nor a list: the name of
+        a column that is not there."""
+        if field in self._columns or "{" in field or isinstance(_literal(field), list):
+            return
+        known = list(self._columns)
+        raise UsageError(
+            f"{'.'.join(key)}: there is no column '{field}' ({nearest(field, known)})",
+            where=self._place(*key),
+            hint=f"Columns: {', '.join(known)}",
+        )
 
     def optional(
         self, documents: Sequence[Document], field: str | None, *key: str

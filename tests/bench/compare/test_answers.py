@@ -12,7 +12,7 @@ from tuneserve.bench.compare.answers import Asked, read_responses, with_choices
 from tuneserve.bench.measure.journal import Journal
 from tuneserve.bench.measure.values import ANSWER
 from tuneserve.bench.measure.work import ENDPOINT
-from tuneserve.bench.tasks.tasks import further_tasks, held_out_task
+from tuneserve.bench.tasks.tasks import further_tasks, held_out_task, require_different_files
 from tuneserve.chat.examples import Example
 from tuneserve.chat.prompt import EncodedExample
 from tuneserve.errors import UsageError
@@ -97,6 +97,30 @@ def test_a_table_is_read_and_thinned(tmp_path: Path) -> None:
     found = _tasks(path, limit=5)
     assert [example.reference for example in found] == ["0", "4", "8", "12", "16"]
     assert {example.group for example in found} == {"g0"}
+
+
+def test_a_reference_that_can_not_be_scored_is_named_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "sums.jsonl"
+    rows = [{"prompt": "1+1", "completion": "2"}, {"prompt": "x", "completion": "none"}]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    with pytest.raises(UsageError) as caught:
+        further_tasks(BenchSettings(tasks=(f"{path}=number",)))
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"{path}:2: ")
+    assert problem.endswith(": has no number: 'none'")
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [("a.jsonl=number", "b.jsonl=exact", "a.jsonl=exact"), ("a.yaml=acc", "./a.yaml=acc_norm")],
+)
+def test_a_file_that_is_named_twice_is_refused_by_its_name(entries: tuple[str, ...]) -> None:
+    with pytest.raises(UsageError) as caught:
+        require_different_files(entries)
+    said = f"is named twice: {entries[0]}, {entries[-1]}"
+    assert caught.value.message == f"{entries[0].split('=')[0]} {said}"
+    assert ("all its figures" in caught.value.hint) == ("yaml" in entries[0])
+    require_different_files(entries[:1])
 
 
 def test_bad_files_of_further_tasks_are_one_clear_error(tmp_path: Path) -> None:

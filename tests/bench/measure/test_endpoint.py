@@ -20,7 +20,12 @@ from tuneserve.bench.measure import endpoint
 from tuneserve.bench.measure.endpoint import EndpointAnswer, ask_endpoint, read_reply
 from tuneserve.bench.measure.journal import Journal
 from tuneserve.bench.measure.judge import judge_requests, measure_judge
+from tuneserve.bench.measure.keys import endpoint_keys
+from tuneserve.bench.measure.measure import measure_endpoint
+from tuneserve.bench.measure.values import ANSWER
+from tuneserve.bench.measure.work import ENDPOINT
 from tuneserve.chat.examples import Example
+from tuneserve.chat.prompt import EncodedExample
 from tuneserve.errors import TuneserveError
 from tuneserve.settings import BenchSettings
 
@@ -50,10 +55,14 @@ def _reply(path: str, body: dict[str, Any]) -> tuple[int, Any]:
         return 403, {"error": {"message": "content policy"}}
     if text.startswith("gone"):
         return 404, {"error": {"message": "not for you"}}
+    if text.startswith("status"):
+        return int(text.split()[1]), {"error": {"message": "not this one"}}
     if text.startswith("much"):
         return 200, completion("word " * 100_000)
     if text.startswith("filtered") or "/refuses/" in path:
         return 400, {"error": {"message": "content filter"}}
+    if "JUDGE REFUSES" in text:
+        return 403, {"error": {"message": "content policy"}}
     if text.startswith("slow"):
         time.sleep(float(text.split()[1]))
     if text.startswith("html"):
@@ -69,9 +78,8 @@ def _reply(path: str, body: dict[str, Any]) -> tuple[int, Any]:
     return 200, completion(text.upper())
 
 
-@pytest.fixture
-def peer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Peer]:
-    monkeypatch.setattr(endpoint, "RETRIES", 0)
+@contextmanager
+def peer_at() -> Iterator[Peer]:
     found = Peer("")
 
     class Handler(BaseHTTPRequestHandler):
@@ -95,6 +103,13 @@ def peer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Peer]:
 
     with answering(Handler) as server:
         found.url = f"http://127.0.0.1:{server.server_port}"
+        yield found
+
+
+@pytest.fixture
+def peer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Peer]:
+    monkeypatch.setattr(endpoint, "RETRIES", 0)
+    with peer_at() as found:
         yield found
 
 
@@ -281,6 +296,68 @@ def test_many_failures_in_a_row_end_it_and_what_was_answered_is_kept(peer: Peer)
         ask(peer, "one", path="/refuses/v1")
 
 
+def measured(peer: Peer, path: Path, texts: list[str], **settings: Any) -> set[str]:
+    """Which prompts have no answer once a benchmark has asked what the journal lacks."""
+    known = {"endpoint": f"{peer.url}/v1", "endpoint_model": "m", "parallel": 2, **settings}
+    examples = [Example.of_turn(text, text, "y") for text in texts]
+    encoded = [EncodedExample(one, [1], [2], opens_thought=False) for one in examples]
+    bench = BenchSettings.model_validate(known)
+    with Journal(path, keys=endpoint_keys(encoded, bench)) as journal:
+        measure_endpoint(encoded, bench, journal)
+        return {text for text in texts if "failed" in journal.get(ANSWER, ENDPOINT, text)}
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 429, 500])
+def test_a_run_that_asks_again_what_is_refused_ends_as_the_first_did(
+    peer: Peer, tmp_path: Path, status: int
+) -> None:
+    texts = [f"status {status} of {n}" if n % 10 == 5 else f"good {n}" for n in range(60)]
+    refused = {text for text in texts if text.startswith("status")}
+    for asked in (60, 6, 6):
+        peer.bodies.clear()
+        assert measured(peer, tmp_path / "journal.jsonl", texts) == refused
+        assert len(peer.bodies) == asked
+    # And so does one of which no more than the refused prompts were left.
+    good = [text for text in texts if text not in refused]
+    assert measured(peer, tmp_path / "other.jsonl", good) == set()
+    assert measured(peer, tmp_path / "other.jsonl", texts) == refused
+
+
+def test_more_refused_prompts_than_may_fail_in_a_row_are_asked_again(
+    peer: Peer, tmp_path: Path
+) -> None:
+    texts = [f"filtered {n}" if n % 2 else f"good {n}" for n in range(80)]
+    refused = {text for text in texts if text.startswith("filtered")}
+    for _ in range(2):
+        assert measured(peer, tmp_path / "journal.jsonl", texts) == refused
+    # Those that were not asked before still tell of an endpoint that is at fault.
+    new = [f"forbidden {n}" for n in range(60)]
+    with pytest.raises(TuneserveError, match=r"2\d prompts in a row; .* 403") as caught:
+        measured(peer, tmp_path / "journal.jsonl", [*texts, *new])
+    assert "OPENAI_API_KEY" in caught.value.hint
+    assert measured(peer, tmp_path / "journal.jsonl", texts) == refused
+
+
+def test_what_another_model_answered_does_not_count(peer: Peer, tmp_path: Path) -> None:
+    texts = ["one", "two", *(f"forbidden {n}" for n in range(3))]
+    measured(peer, tmp_path / "journal.jsonl", texts)
+    with pytest.raises(TuneserveError, match="403"):
+        measured(peer, tmp_path / "journal.jsonl", texts[2:], endpoint_model="other")
+
+
+def test_an_endpoint_that_is_gone_is_told_whatever_it_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoint, "RETRIES", 0)
+    texts = ["one", "filtered", "two"]
+    path = tmp_path / "journal.jsonl"
+    with peer_at() as peer:
+        assert measured(peer, path, texts) == {"filtered"}
+    with pytest.raises(TuneserveError, match="Connection error") as caught:
+        measured(peer, path, texts)
+    assert "Is a server listening there?" in caught.value.hint
+
+
 def test_any_json_is_an_answer_or_a_reason() -> None:
     for text in ("", "null", "[]", '{"choices": [{}]}', '{"choices": [{"message": null}]}'):
         assert not isinstance(read_reply(text), EndpointAnswer)
@@ -300,3 +377,19 @@ def test_a_judge_is_asked_in_both_orders_and_once(peer: Peer, tmp_path: Path) ->
     assert "<answer_a>\nParis" in first
     assert "<answer_a>\nRome" in second
     assert peer.bodies[0]["max_tokens"] == 1024
+
+
+def test_a_judge_that_refuses_a_question_is_asked_it_again(peer: Peer, tmp_path: Path) -> None:
+    settings = BenchSettings(judge=f"{peer.url}/v1", judge_model="j", parallel=1)
+    texts = {"1": "Capital?", "2": "JUDGE REFUSES"}
+    requests = judge_requests(
+        [
+            (Example.of_turn(name, text, "Paris"), {"base": "Rome", "tuned": "Paris"})
+            for name, text in texts.items()
+        ]
+    )
+    for asked in (4, 2):
+        peer.bodies.clear()
+        with Journal(tmp_path / "journal.jsonl", "x") as journal:
+            measure_judge(requests, settings, journal)
+        assert len(peer.bodies) == asked

@@ -344,6 +344,38 @@ def test_data_that_are_none_are_refused(tmp_path: Path, content: str, said: str)
     assert said in refusal(path).render()
 
 
+@pytest.mark.parametrize("end", ["", "\n"])
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"question": "Ice is", "choices": ["loud", "cold"], "answer": 1},
+        {"question": "Ice is", "choices": ["loud", "cold"], "answer": 1, "meta": {"prompt": "x"}},
+        {"answer": [1], "question": "Ice is", "choices": ["loud", "cold"], "train": [{"a": 1}]},
+    ],
+)
+def test_a_single_document_is_one_whatever_its_columns_are_called(
+    tmp_path: Path, row: dict[str, Any], end: str
+) -> None:
+    path = write_task(tmp_path, CHOOSING)
+    for content, place in (
+        (json.dumps(row), "quiz.jsonl:1"),
+        (json.dumps(row, indent=1), "quiz.jsonl:1"),
+        (json.dumps([row]), "quiz.jsonl:record 1"),
+    ):
+        (tmp_path / "quiz.jsonl").write_text(content + end)
+        (one,) = read_one(path).references
+        assert (one.context, one.continuation) == ("Ice is", " cold")
+        assert one.example.where == f"{tmp_path}/{place}"
+
+
+def test_choices_of_a_column_that_is_not_there_name_those_that_are(tmp_path: Path) -> None:
+    path = write_task(tmp_path, CHOOSING.replace("doc_to_choice: choices", "doc_to_choice: c"))
+    error = refusal(path)
+    assert error.where == f"{path}:7"
+    assert "doc_to_choice: there is no column 'c'" in error.message
+    assert error.hint == "Columns: question, choices, answer"
+
+
 def test_a_column_that_some_lack_is_empty(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [*ROWS, {**ROWS[0], "hint": "look up"}]
     body = CHOOSING.replace("{{question}}", "{{question}}{% if hint %} ({{hint}}){% endif %}")
