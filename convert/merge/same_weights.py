@@ -42,20 +42,38 @@ _NONE: Floats = np.zeros(0, np.float32)
 @dataclass(frozen=True)
 class Tokens:
     """The tokens of a vocabulary: how many rows of embedding and output belong to one, and the ids
-    of those that were added to it, as placeholders may be that nobody uses."""
+    of those that were added to it and neither chat template nor configuration names, as
+    placeholders may be that nobody uses."""
 
     rows: int
     added: Ids
 
     @classmethod
     def of(cls, directory: Path) -> Tokens:
-        """Of the tokenizer.json in `directory`."""
+        """Of the tokenizer.json in `directory`, and of the files beside it."""
         content = read_json(directory / "tokenizer.json")
         texts = content["model"].get("vocab") or []
-        ids = [int(entry["id"]) for entry in content.get("added_tokens") or []]
+        entries = content.get("added_tokens") or []
         own = texts.values() if isinstance(texts, Mapping) else range(len(texts))
-        added = np.asarray(ids, dtype=np.int64)
-        return cls(1 + max(itertools.chain(own, ids), default=-1), added)
+        used = _used_texts(directory)
+        added = [int(one["id"]) for one in entries if one["content"] not in used]
+        ids = (int(one["id"]) for one in entries)
+        return cls(
+            1 + max(itertools.chain(own, ids), default=-1), np.asarray(added, dtype=np.int64)
+        )
+
+
+def _used_texts(directory: Path) -> str:
+    """The chat template, and tokens that tokenizer_config.json has texts begin and end with."""
+    template, path = directory / "chat_template.jinja", directory / "tokenizer_config.json"
+    config = read_json(path) if path.is_file() else {}
+    names = ("bos_token", "eos_token", "unk_token", "chat_template")  # nothing reads what pads
+    parts = [config.get(name) for name in names]
+    # A token is its text, or an object that holds it; a template may be a list of several.
+    texts = [str(part.get("content") if isinstance(part, Mapping) else part) for part in parts]
+    if template.is_file():
+        texts.append(template.read_text("utf-8"))
+    return "\n".join(texts)
 
 
 # Of a 4-bit copy (NF4 and FP4, normal and t weights, SmolLM2): what its blocks' largest values are
