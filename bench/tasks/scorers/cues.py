@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 _DECORATION = r"[\s*_`\"'“”‘’«»「『:：=]*"
 _CUE = re.compile(
@@ -29,23 +29,7 @@ _CUE = re.compile(
     r")" + _DECORATION,
     re.MULTILINE,
 )
-# What a model that runs on writes before the next question, which it asks itself.
-_NEXT_QUESTION = re.compile(
-    r"(?im)^[ \t>*_#]*(?:question|q|problem|exercise|human|user|frage|aufgabe|pregunta|pergunta"
-    r"|domanda|вопрос|问题|問題|質問|질문)\s?\d{0,4}[*_]*\s?[:：]"
-)
-_MARKS_TRIED = 8
 _SENTENCE_END = re.compile(r"[.!?](?=\s|\Z)|[。！？।؟]|\n")
-
-
-def first_block(text: str, is_answered: Callable[[str], bool]) -> str:
-    """A text up to where a new question begins, if one before it `is_answered`: what follows is
-    about something else."""
-    for _, mark in zip(range(_MARKS_TRIED), _NEXT_QUESTION.finditer(text), strict=False):
-        before = text[: mark.start()]
-        if before.strip() and is_answered(before):
-            return before
-    return text
 
 
 def boxed(text: str) -> str | None:

@@ -13,9 +13,10 @@ from tuneserve.bench.tasks.scorers.calculations import (
     without_calculations,
 )
 from tuneserve.bench.tasks.scorers.corrections import last_correction
-from tuneserve.bench.tasks.scorers.cues import announced, boxed, first_block
+from tuneserve.bench.tasks.scorers.cues import announced, boxed
 from tuneserve.bench.tasks.scorers.denials import CLAUSE_END, Mention
 from tuneserve.bench.tasks.scorers.marks import Found, Mark, Scorer
+from tuneserve.bench.tasks.scorers.next_question import first_block
 from tuneserve.bench.tasks.scorers.number_tokens import Number, find_numbers, prepare
 
 _DIGITS = r"[-+$€£]?(?<![\d.,/])\d[\d.,/]{0,40}+\s?%?"
@@ -94,7 +95,7 @@ def number_scorer(tolerance: float) -> Scorer:
         whole = any(values and covers(values, given.values) for values in each)
         lenient = score or float(
             any(_equal(one, other, tolerance)
-                for one in find_numbers(prepare(answer)) for other in wanted)
+                for one in find_numbers(prepare(_own_answer(answer))) for other in wanted)
         )  # fmt: skip
         bare = _is_bare(answer) or _list_of(prepare(answer))
         strict = score if whole and bare else 0.0
@@ -128,7 +129,7 @@ def the_number(text: str) -> tuple[Number | None, Found]:
 def given_in(text: str) -> Given:
     """What a text gives as its answer. A number that the text denies (not 5) is none, and so is a
     box without a number that can be read (\\sqrt{4}): no other number is meant then."""
-    text = first_block(text, _is_answered)
+    text = _own_answer(text)
     inside = boxed(text)
     if inside is not None:
         inside = without_calculations(prepare(inside))
@@ -193,6 +194,11 @@ def _several(given: Sequence[Number], chosen: Number, of: Sequence[Number] | Non
     `of` all."""
     beside = tuple(one for one in given if not _equal(one, chosen, 0.0))
     return Given(chosen, _how_many(given if of is None else of), beside)
+
+
+def _own_answer(text: str) -> str:
+    """A text without the questions that it goes on to ask."""
+    return first_block(text, lambda before: bool(find_numbers(prepare(before))), _is_answered)
 
 
 def _is_answered(text: str) -> bool:

@@ -299,6 +299,29 @@ def test_yes_and_no_are_told_from_words(answer: str, choice: str) -> None:
     assert first_choice(answer, ["yes", "no"]) == choice
 
 
+@pytest.mark.parametrize(
+    "said",
+    ["B", "B.", "(B)", "The answer is B.", "I choose B.", "B is right.", "It's B.", "I'd say B",
+     "My answer: B", "Option B", "Answer B", "B because it fits", "B) Paris", "So B.",
+     "Therefore, B is correct.", "I think it is B"],
+)  # fmt: skip
+def test_a_question_that_a_model_asks_itself_ends_its_answer(said: str) -> None:
+    scorer = make_scorer(BenchSettings(task="choice", choices=tuple("ABCD")), [])
+    for question in ("\n\nQuestion: Which?\nA) sky B) sea\nAnswer: C", "\nQ: Which?\nA: C",
+                     "\n\nFrage: Welche?\nAntwort: C", "\n\n### Question\nWhich? C"):  # fmt: skip
+        assert scorer(f"{said}{question}", "B") == 1.0
+        assert scorer.mark(f"{said}{question}", "C").lenient == 0.0
+
+
+@pytest.mark.parametrize("label", ["Text", "Question", "Review"])
+@pytest.mark.parametrize("said", ["positive", "It is positive.", "I'd call it positive."])
+def test_so_does_an_example_that_follows(said: str, label: str) -> None:
+    answer = f"{said}\n\n{label}: I hate it.\nSentiment: negative"
+    assert settled_choice(answer, WORDS) == ("positive", "one")
+    scorer = make_scorer(BenchSettings(task="labels"), WORDS)
+    assert scorer(answer, "positive") == 1.0
+
+
 def test_choices_are_the_references_where_none_are_given() -> None:
     scorer = make_scorer(BenchSettings(task="choice"), ["yes", "no", "yes"])
     assert scorer("Yes, that is so; no doubt.", "yes") == 1.0

@@ -357,6 +357,36 @@ def test_what_follows_a_new_question_is_not_the_answer(text: str, value: float) 
     assert last_number(text) == value
 
 
+RUN_ON = [
+    "4", "4.", "The answer is 4.", "So it is 4.", "She has 4 apples left.", "5 - 1 = 4", "x = 4",
+    "Ann eats 1, so 4 are left.", "There are 4.", "It's 4", "I think 4", "$4", "The total is 4.",
+    "The result: 4", "Therefore 4.", r"\boxed{4}", "#### 4", "Step 1: 5-1.\nStep 2: 4.", "Answer 4",
+    "answer = 4", "A: 4", "A) 4", "Let me see: 5 - 1 = 4.", "Okay, so it is 4.", "2 + 2 = 4",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("said", RUN_ON)
+def test_a_question_that_a_model_asks_itself_ends_its_answer(said: str) -> None:
+    for question in ("\n\nQuestion: 3 + 7?\nAnswer: 10", "\nQ: 3 + 7?\nA: 10",
+                     "\n\n**Frage 2:** 3 + 7?\nAntwort: 10", "\n\n问题：3 + 7？\n答案：10",
+                     "\n\n### Question\n3 + 7?\n10"):  # fmt: skip
+        mark = number().mark(f"{said}{question}", "4")
+        assert (mark.score, number().mark(f"{said}{question}", "10").lenient) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("Sure!\n\nQuestion: 3 + 4?\nAnswer: 7", 7.0), ("# Solution\n\nProblem: 3 + 4\n7", 7.0),
+        ("Let me solve the 2 parts.\n\nQuestion: 3 + 4?\nAnswer: 7", 7.0),
+        ("I don't know.\n\nQuestion: 3 + 4?\nAnswer: 7", None),
+        ("Problem: Ann has 3, Bob has 4.\n\nQuestion: How many?\nAnswer: 7", 7.0),
+    ],
+)  # fmt: skip
+def test_a_question_that_is_led_to_ends_nothing(text: str, value: float | None) -> None:
+    assert last_number(text) == value
+
+
 def test_roots_are_not_worked_out() -> None:
     # Nor is another number of the text taken for one in a box that can't be read.
     assert last_number(r"Of 9 things it is \boxed{\sqrt{4}}") is None
