@@ -29,6 +29,14 @@ _CUE = re.compile(
     r")" + _DECORATION,
     re.MULTILINE,
 )
+# In front of it: I don't think that the answer is 12.
+_DOUBTED = re.compile(
+    r"(?i)(?:(?:n['’]t|\b(?:not|cannot|never))\s(?:think|believe|say|claim|suppose)|(?<!no\s)\bdoubt"
+    r"|\bnicht,\sdass|\bpas\sque|\bno\s(?:creo|pienso)\sque|\bnão\s(?:acho|creio)\sque"
+    r"|\bnon\scredo\sche|не\sдумаю,\sчто)\s"
+    r"(?:that\s)?(?:(?:the|die|la|a|my|right|correct|final)\s){0,3}\Z"
+)
+_BEFORE = 48  # characters
 _SENTENCE_END = re.compile(r"[.!?](?=\s|\Z)|[。！？।؟]|\n")
 
 
@@ -55,5 +63,7 @@ def announced(text: str) -> Iterator[tuple[str, str]]:
     for cue in reversed(list(_CUE.finditer(text))):
         after = text[cue.end() : until]
         until = cue.start()
+        if _DOUBTED.search(text, max(0, until - _BEFORE), until):
+            continue
         end = _SENTENCE_END.search(after)
         yield (after[: end.start()] if end else after), after

@@ -17,16 +17,9 @@ from tuneserve.bench.tasks.scorers.cues import announced, boxed
 from tuneserve.bench.tasks.scorers.denials import CLAUSE_END, Mention
 from tuneserve.bench.tasks.scorers.marks import Found, Mark, Scorer
 from tuneserve.bench.tasks.scorers.next_question import first_block
+from tuneserve.bench.tasks.scorers.number_denials import without_denied
 from tuneserve.bench.tasks.scorers.number_tokens import Number, find_numbers, prepare
 
-_DIGITS = r"[-+$€£]?(?<![\d.,/])\d[\d.,/]{0,40}+\s?%?"
-# Denied in front (not 5, isn't 5 or 6) or behind (5ではない).
-_NEGATED = re.compile(
-    r"(?i)(?:(?:\b(?:not|cannot|nicht|pas|no es|non|не)|n't)(?:\s+be)?\s+"
-    r"|(?<!是)(?:不是|并非|並非|而非)\s*)"
-    rf"{_DIGITS}(?:\s*(?:\b(?:or|nor|oder|noch|ou|ni|или|ни)\b|或)\s*{_DIGITS})*"
-    rf"|{_DIGITS}[個つ人円年개명원]?(?:(?:では|じゃ)な(?:く|い(?!か))|(?:[이가은는]\s?|\s)아니)"
-)
 # What stands between two numbers that are both given: 12 or 13, between 12 and 13, 5 apples or 6.
 _UNIT_BEFORE = r"\s*[%°]?\s?(?:[^\W\d_]{1,20}(?:\s|(?=,)))?,?\s*\(?"
 _OR = r"(?:\b(?:or(?!\s+rather)|oder|ou|o|ó|или)\s+(?:[^\W\d_]{1,8}\s+)?|(?:或者?|か)\s?)[-+$€£(]*"
@@ -132,20 +125,20 @@ def given_in(text: str) -> Given:
     text = _own_answer(text)
     inside = boxed(text)
     if inside is not None:
-        inside = without_calculations(prepare(inside))
+        inside = without_denied(without_calculations(prepare(inside)))
         if several := _list_of(inside):
             return _several(several, several[-1])
         if numbers := find_numbers(_right_side(inside)):
             joined = _side_by_side(_right_side(inside), numbers) == len(numbers)
             return _several(numbers if joined else numbers[-1:], numbers[-1], numbers)
-        if any(char.isdecimal() for char in inside):
+        if any(char.isdecimal() for char in boxed(text) or ""):
             return Given(None, "none")
     plain = without_calculations(spelt_out(prepare(text)))
     for sentence, after in announced(plain):
         corrected, settled = _corrected(f": {after}")  # "12. " is no mark of a list there
         if corrected is not None:
             return Given(corrected, "one")
-        sentence, after = (_NEGATED.sub(" ", part) for part in (sentence, after))
+        sentence, after = (without_denied(part) for part in (sentence, after))
         sentence = result_of(after) or sentence
         if several := _list_of(sentence):
             return _several(several, several[0])
@@ -157,7 +150,7 @@ def given_in(text: str) -> Given:
         numbers := find_numbers(apart["result"])
     ):
         return Given(numbers[0], "one")
-    plain = _NEGATED.sub(" ", plain)
+    plain = without_denied(plain)
     if several := _list_of(plain):
         return _several(several, several[-1])
     plain = _without_explanations(plain)

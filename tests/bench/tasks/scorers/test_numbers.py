@@ -220,6 +220,43 @@ def test_what_is_denied_or_open_is_not_settled(text: str, value: float | None, f
 
 
 @pytest.mark.parametrize(
+    "text",
+    ["12 is wrong", "12 is incorrect", "12 is wrong.", "12 is the wrong answer", "12 was false",
+     "12 is definitely wrong", "12 can't be right", "12 is ruled out", "12 is not correct",
+     "12 isn't right", "12 is not the answer", "12 is too high", "12 and 13 are both wrong",
+     "12 ist falsch", "12 ist leider falsch", "12 stimmt nicht", "12 est faux", "12 es falso",
+     "12 está errado", "12 è sbagliato", "12 is fout", "12 är fel", "12 to błąd", "12 неверно",
+     "12 — неправильно", "12 yanlış", "12 değil", "12不对", "12是错的", "12不是答案", "12は間違い",
+     "12は違います", "12ではない", "答えは12ではありません", "정답은 12가 아닙니다", "12는 틀렸습니다",
+     "12 गलत है", "12 là sai", "12 salah", "x ≠ 12", "≠ 12", "!= 12", r"x \neq 12",
+     "A resposta não é 12", "Cevap 12 değil", "I don't think it's 12", "keine 12", "never 12",
+     "I do not believe that the answer is 12", "I can't say that it's 12", "I doubt it's 12",
+     "It is anything but 12", "La risposta non è 12", "Het antwoord is niet 12", "not equal to 12",
+     "Odpowiedź to nie 12", "Svaret är inte 12", "Vastaus ei ole 12", "A válasz nem 12",
+     "Η απάντηση δεν είναι 12", "Đáp án không phải là 12", "Jawabannya bukan 12",
+     "الجواب ليس 12", "คำตอบไม่ใช่ 12", "उत्तर 12 नहीं है", r"\boxed{\neq 12}"],
+)  # fmt: skip
+def test_a_number_that_is_denied_is_not_read(text: str) -> None:
+    mark = number().mark(text, "12")
+    assert (mark.score, mark.strict, mark.found) == (0.0, 0.0, "none")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["12不对，13才对", "13才对，12不对", "It's 13; 12 is wrong", "12 is wrong. It is 13.",
+     "12 is incorrect; 13 is correct", "12 isn't right, 13 is", "13 ist richtig, nicht 12",
+     "12 ist falsch, 13 ist richtig", "12 est faux, c'est 13", "12가 아니라 13입니다",
+     "13입니다. 12가 아닙니다.", "答えは13で、12ではありません", "13であって12ではない", "Cevap 13, 12 değil",
+     "Jawabannya 13, bukan 12", "答案是13，不是12。", "13, not 12", "13 rather than 12",
+     "13, nicht 12 oder 14", "12 and 14 are wrong, 13 is right", "13 is the answer; 12 is not.",
+     "Odpowiedź to 13, nie 12", "13은 틀림없다", "13は間違いない", "13没错", "13 is not wrong",
+     "No doubt it's 13", "Of 12 answers, 13 are wrong"],
+)  # fmt: skip
+def test_the_number_that_is_left_is_read(text: str) -> None:
+    assert number()(text, "13") == 1.0
+
+
+@pytest.mark.parametrize(
     ("answer", "right", "wrong"),
     [
         ("The answer is 5 or 6.", ["5 or 6", "6, 5", "4, 5, 6"], ["5", "6", "5, 7"]),
