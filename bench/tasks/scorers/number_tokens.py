@@ -153,6 +153,23 @@ _MINUS = re.compile(
     r"|(?<!al )(?<!o )(?<!ou )menos)\s+"
     r"|(?:マイナス|마이너스|[负負])\s?)(?=[\d.$€£])"
 )
+# Between two numbers they take one from the other.
+_LESS = re.compile(
+    r"(?i)(?P<from>\d[\d.,]{0,40}+(?:\s?[€$%])?(?:\s[^\W\d_]{1,12})?)\s+"
+    r"(?:minus|moins|menos|meno|минус)\s+(?=[$€£]?\d)"
+)
+# Powers in words, and a fraction behind a whole number.
+_IN_WORDS = (
+    (re.compile(r"(?i)(?<=\d)\s?(?:squared|au\scarré|al\scuadrado|ao\squadrado|al\squadrato"
+                r"|zum\squadrat|в\sквадрате|的平方|の(?:2|二)乗"
+                r"|의\s?제곱)(?!\w|\s?(?:met|feet|inch|mile|cm))"), "^2"),
+    (re.compile(r"(?i)(?<=\d)\s(?:cubed|au\scube|al\scubo|ao\scubo|в\sкубе)(?!\w)"), "^3"),
+    (re.compile(r"(?i)(?<=\d)\s(?:(?:raised\s)?to\sthe(?:\spower\sof)?\s(?=\d{1,3}(?!\d|st|nd|rd|th))"
+                r"|hoch\s(?=\d)|puissance\s(?=\d)|elevado\sa\s(?=\d)|в\sстепени\s(?=\d))"), "^"),
+    (re.compile(r"(?i)(?<=\d)\sand\s(?:an?|one)[\s-]half(?!\w)"), " 1/2"),
+    (re.compile(r"(?i)(?<=\d)\sand\s(?:an?|one)[\s-]quarter(?!\w)"), " 1/4"),
+    (re.compile(r"(?i)(?<=\d)\sand\sthree[\s-]quarters(?!\w)"), " 3/4"),
+)  # fmt: skip
 _SIGN_APART = re.compile(r"(?m)(^|[=:]\s?)−\s(?=\d)")  # a hyphen would be the mark of a list
 _OF_PI = re.compile(r"\s?[*×·⋅]?\s?π(?:\s?/\s?(?P<below>\d{1,9})(?![\d.,]*\d))?(?!\w)")
 
@@ -168,7 +185,9 @@ def prepare(text: str) -> str:
         for pattern, plain in _LATEX:
             text = pattern.sub(plain, text)
     text = re.sub(r"(?<=\d)\*\*(?=\d)", "^", text)
-    text = _MINUS.sub(" -", text)
+    text = _MINUS.sub(" -", _LESS.sub(r"\g<from> - ", text))
+    for pattern, plain in _IN_WORDS:
+        text = pattern.sub(plain, text)
     text = re.sub(r"(?<=\d),(?=[-+]\d)", ", ", text)  # 3,-3
     text = re.sub(r"(?<![\w\\])([$€£¥₹]\s?\d[\d.,]{0,20})\s?m(?!\w)", r"\1M", text)  # £5m
     text = _POINT_THOUSANDS.sub(_without_point, text)

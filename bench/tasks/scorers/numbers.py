@@ -19,6 +19,7 @@ from tuneserve.bench.tasks.scorers.marks import Found, Mark, Scorer
 from tuneserve.bench.tasks.scorers.next_question import first_block
 from tuneserve.bench.tasks.scorers.number_denials import without_denied
 from tuneserve.bench.tasks.scorers.number_tokens import Number, find_numbers, prepare
+from tuneserve.bench.tasks.scorers.unworked import not_told, said_before, worked_out
 
 # What stands between two numbers that are both given: 12 or 13, between 12 and 13, 5 apples or 6.
 _UNIT_BEFORE = r"\s*[%°]?\s?(?:[^\W\d_]{1,20}(?:\s|(?=,)))?,?\s*\(?"
@@ -128,8 +129,11 @@ def given_in(text: str) -> Given:
         inside = without_denied(without_calculations(prepare(inside)))
         if several := _list_of(inside):
             return _several(several, several[-1])
-        if numbers := find_numbers(_right_side(inside)):
-            joined = _side_by_side(_right_side(inside), numbers) == len(numbers)
+        right = _right_side(inside)
+        if numbers := find_numbers(right):
+            joined = _side_by_side(right, numbers) == len(numbers)
+            if own := _calculated(right, numbers, len(numbers) - 1):
+                return own
             return _several(numbers if joined else numbers[-1:], numbers[-1], numbers)
         if any(char.isdecimal() for char in boxed(text) or ""):
             return Given(None, "none")
@@ -144,6 +148,8 @@ def given_in(text: str) -> Given:
             return _several(several, several[0])
         for part in (_result(sentence), sentence, after):
             if numbers := find_numbers(part):
+                if own := _calculated(part, numbers, 0):
+                    return own
                 given = _several(numbers[: _side_by_side(part, numbers)], numbers[0])
                 return given if settled else given._replace(found="several")
     if (apart := _TAKEN_APART.fullmatch(plain.strip())) and (
@@ -157,8 +163,25 @@ def given_in(text: str) -> Given:
     numbers = find_numbers(plain)
     if not numbers:
         return Given(None, "none")
+    if own := _calculated(plain, numbers, len(numbers) - 1):
+        return own
     last = numbers[-2:] if _is_open(plain, numbers) else numbers[-1:]
     return _several(last, numbers[-1], numbers)
+
+
+def _calculated(text: str, numbers: Sequence[Number], place: int) -> Given | None:
+    """What a text gives where its number at `place` is part of a calculation that is not worked
+    out; None where it is part of none."""
+    one = numbers[place]
+    if span := not_told(text, one):
+        if said := said_before(text, numbers, span[0]):
+            return Given(said, "one")
+        behind = [at for at, number in enumerate(numbers) if number.start >= span[1]]
+        if not behind:
+            return Given(None, "none")
+        return _calculated(text, numbers, behind[0]) or Given(numbers[behind[0]], "one")
+    value = worked_out(text, numbers, place)
+    return None if value is one else Given(value, "none" if value is None else "one")
 
 
 def _corrected(text: str) -> tuple[Number | None, bool]:
@@ -221,6 +244,8 @@ def _list_of(text: str) -> list[Number]:
     if len({found["name"] for found in _UNKNOWN.finditer(text)}) == 1:
         text = _UNKNOWN.sub("", text)
     numbers = find_numbers(text)
+    if numbers and worked_out(text, numbers, 0) is not numbers[0]:
+        return []
     if len(numbers) < 2 or text[: numbers[0].start].strip(" \t\n\\({[$~*_"):
         return []
     after = text[numbers[-1].end :].strip(" \t\n\\)}]$.!%°*_")

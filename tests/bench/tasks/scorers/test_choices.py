@@ -315,13 +315,16 @@ def test_a_question_that_a_model_asks_itself_ends_its_answer(said: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["A가 아닙니다", "A는 정답이 아닙니다", "A가 아니에요", "A 아님", "정답은 A가 아닙니다", "Nem A", "Ei A",
+    ["A가 아닙니다", "A는 정답이 아닙니다", "A가 아니에요", "A 아님", "정답은 A가 아닙니다",
+     "Nem A", "Ei A",
      "όχι A", "δεν είναι A", "Η απάντηση δεν είναι A", "Không phải A", "Đáp án không phải là A",
      "Bukan A", "Jawabannya bukan A", "Nie A", "Inte A", "A değil", "Cevap A değil", "Nu A", "Ne A",
-     "Ni A ni C", "Né A né C", "ليس A", "คำตอบไม่ใช่ A", "答えはAではありません", "Vastaus ei ole A",
+     "Ni A ni C", "Né A né C", "ليس A", "คำตอบไม่ใช่ A", "答えはAではありません",
+     "Vastaus ei ole A",
      "A válasz nem A", "A is the wrong answer", "A is ruled out", "A can be excluded",
      "I doubt it's A", "I doubt that it is A", "The answer is unlikely to be A", "A is unlikely",
-     "I don't think the answer is A", "A would be a mistake", "A does not fit", "A ist falsch", "A est faux", "A неверно"],
+     "I don't think the answer is A", "A would be a mistake", "A does not fit", "A ist falsch",
+     "A est faux", "A неверно"],
 )  # fmt: skip
 def test_a_letter_that_is_denied_in_any_language_is_not_chosen(text: str) -> None:
     assert settled_choice(text, list("ABCD")) == (None, "none")
@@ -329,7 +332,8 @@ def test_a_letter_that_is_denied_in_any_language_is_not_chosen(text: str) -> Non
 
 @pytest.mark.parametrize(
     "text",
-    ["정답은 A가 아닙니다. B입니다.", "A가 아니라 B", "답은 B예요, A가 아닙니다", "Không phải A mà là B",
+    ["정답은 A가 아닙니다. B입니다.", "A가 아니라 B", "답은 B예요, A가 아닙니다",
+     "Không phải A mà là B",
      "Đáp án là B, không phải A", "Bukan A, tapi B", "Jawabannya B, bukan A", "Όχι A, αλλά B",
      "Η απάντηση είναι B, όχι A", "Nie A, lecz B", "Odpowiedź B, nie A", "Inte A utan B",
      "Cevap A değil B", "Ei A vaan B", "Nem A, hanem B", "Nu A, ci B", "Ne A, nego B", "ليس A بل B",
@@ -345,14 +349,18 @@ def test_the_letter_that_is_left_is_chosen(text: str) -> None:
     [
         ("olumlu değil", ["olumlu", "olumsuz"], None), ("긍정이 아닙니다", ["긍정", "부정"], None),
         ("olumlu değil, olumsuz", ["olumlu", "olumsuz"], "olumsuz"),
-        ("긍정이 아닙니다. 부정입니다.", ["긍정", "부정"], "부정"), ("긍정적입니다", ["긍정", "부정"], "긍정"),
-        ("부정적이지 않다, 긍정", ["긍정", "부정"], "긍정"), ("δεν είναι θετικό", ["θετικό", "x"], None),
+        ("긍정이 아닙니다. 부정입니다.", ["긍정", "부정"], "부정"),
+        ("긍정적입니다", ["긍정", "부정"], "긍정"),
+        ("부정적이지 않다, 긍정", ["긍정", "부정"], "긍정"),
+        ("δεν είναι θετικό", ["θετικό", "x"], None),
         ("Όχι θετικό αλλά αρνητικό", ["θετικό", "αρνητικό"], "αρνητικό"),
         ("positive is ruled out, negative", WORDS, "negative"),
-        ("肯定的ではありません。否定的です。", ["肯定的", "否定的"], "否定的"), ("nie", ["tak", "nie"], "nie"),
+        ("肯定的ではありません。否定的です。", ["肯定的", "否定的"], "否定的"),
+        ("nie", ["tak", "nie"], "nie"),
         ("Nie, tak nie jest.", ["tak", "nie"], "nie"), ("Nem.", ["igen", "nem"], "nem"),
         ("Ei, se ei ole totta", ["kyllä", "ei"], "ei"), ("아니요", ["예", "아니요"], "아니요"),
-        ("Không.", ["Có", "Không"], "Không"), ("不是", ["是", "不是"], "不是"), ("Hayır", ["evet", "hayır"], "hayır"),
+        ("Không.", ["Có", "Không"], "Không"), ("不是", ["是", "不是"], "不是"),
+        ("Hayır", ["evet", "hayır"], "hayır"),
     ],
 )  # fmt: skip
 def test_a_word_that_is_denied_in_any_language_is_not_chosen(
