@@ -82,7 +82,7 @@ _WORD = re.compile(r"[^\W\d_]")
 _NEAR = 8
 _FACTOR = re.compile(r"(\d{1,15})\((?=\d)")
 _PRICE = re.compile(r"(?i)[^\W\d_]\spor\s")  # 3 manzanas por 12 euros
-_APART = re.compile(rf"[^-]*(?:\s-\s[^-]*)+")
+_APART = re.compile(r"[^-]*(?:\s-\s[^-]*)+")
 _DIVIDED = re.compile(r"[÷]|[^\W\d_]{3,}")
 
 

@@ -17,7 +17,8 @@ _NEGATION_BEFORE = re.compile(
     rf"(?i)(?:(?:{BEFORE}|(?<!\w)(?:no|without|non"
     r"|(?:anything|everything|any|all) (?:but|except|other than)|far from|kein\w*)(?!\w))"
     r"[-\s]*(?:(?:a|an|the|really|very|option|choice|answer|be|to be|ein\w*|eine|die|der|das"
-    r"|une?|le|la|les|el|los|вариант|είναι|η|το|là|đáp án|phải|jest|to|jawaban|pilihan|em)\s+){0,3}"
+    r"|une?|le|la|les|el|los|вариант|ε[ίι]ναι|η|το|là|đáp án|phải|jest|to|jawaban"
+    r"|pilihan|em)\s+){0,3}"
     r"|(?:不选|不選|不)\s*)"
     r"[\"'(\[*_「『]*\Z"
 )
@@ -31,7 +32,7 @@ _NEGATION_AFTER = re.compile(
 _DOUBT = re.compile(
     r"(?i)(?<!\w)(?:not|no|never|neither|nor|without|cannot|hardly|barely|scarcely|less|\w+n't"
     r"|nicht|kein\w*|nie|kaum|weniger|pas|jamais|moins|nunca|menos|não|non|meno|niet|geen|ikke|inte"
-    r"|не|нет|менее|nie|ej|ei|nem|değil|yok|δεν|όχι|bukan|tidak|không|ليس|ليست|لا|غير)(?!\w)|[不没沒]|नहीं|ไม่"
+    r"|не|нет|менее|nie|ej|ei|nem|değil|yok|δεν|[όο]χι|bukan|tidak|không|ليس|ليست|لا|غير)(?!\w)|[不没沒]|नहीं|ไม่"
 )
 # The same behind it, in languages that put it there.
 _DOUBT_AFTER = re.compile(
@@ -40,7 +41,7 @@ _DOUBT_AFTER = re.compile(
 _NO_DOUBT = re.compile(r"(?i)\b(?:no doubt|without (?:a )?doubt|not only|no question)\b")
 CLAUSE_END = re.compile(
     r"(?i)[.,;:!?\n—。，；：！？、।؟،]|\b(?:but|so|therefore|hence|thus|because|since|also|aber"
-    r"|sondern|mà(?=\slà)|utan|vaan|hanem|lecz|nego|melainkan|tapi|değil|αλλά|بل|mais|sino|pero|donc|но|а)\b|而是|但"
+    r"|sondern|mà(?=\slà)|utan|vaan|hanem|lecz|nego|melainkan|tapi|değil|αλλ[άα]|بل|mais|sino|pero|donc|но|а)\b|而是|但"
 )
 # Between the choices of a list that one denial is about: A, B and C are wrong.
 _COMMA = re.compile(r"\s*[,、，]\s*\Z")

@@ -32,6 +32,11 @@ _LISTED = re.compile(
     rf"(?i)\s*[%°]?\s?(?:(?:[^\W\d_]{{1,20}})?\s*"
     rf"(?:[,;，、；/|]\s*(?:{_OR}|{_AND})?|{_OR}|{_AND})|\s)\s*[$€£(]*"
 )
+_RATE = re.compile(
+    r"(?i)\s?(?:[^\W\d_]{1,20}\s)?(?:per|each|apiece|pro|par|chacune?|cada|por\scada|ciascun[oa]"
+    r"|na\skażd\w+|на\sкажд\w+)(?!\w|\s?cent)"
+)
+_AND_THEN = re.compile(r"(?:\s?[^\W\d_]{1,20})?,\s?[$€£]?")
 _BETWEEN = re.compile(r"(?i)\b(?:between|zwischen|entre|from|von|de|между)\s*\Z")
 # The unknown in front of its value: x = 3.
 _UNKNOWN = re.compile(r"(?<!\w)(?P<name>[A-Za-z])\s*[=≈]\s*(?=[-+]?[\d.])")
@@ -165,6 +170,8 @@ def given_in(text: str) -> Given:
         return Given(None, "none")
     if own := _calculated(plain, numbers, len(numbers) - 1):
         return own
+    if len(numbers) == 2 and _is_rate_of(plain, *numbers) and _is_all_said(plain, *numbers):
+        return Given(numbers[0], "one")
     last = numbers[-2:] if _is_open(plain, numbers) else numbers[-1:]
     return _several(last, numbers[-1], numbers)
 
@@ -233,8 +240,21 @@ def _side_by_side(text: str, numbers: Sequence[Number], joint: re.Pattern[str] =
     return count
 
 
+def _is_rate_of(text: str, one: Number, other: Number) -> bool:
+    """Does another number only say how a number comes about: 42 apples, 6 per child?"""
+    return _RATE.match(text, other.end) is not None and _RATE.match(text, one.end) is None
+
+
+def _is_all_said(text: str, one: Number, other: Number) -> bool:
+    """Is a text nothing but two numbers beside each other, with a unit: 42 apples, 6 …?"""
+    begins = _BEGINS.match(text) is not None
+    return begins and _AND_THEN.fullmatch(text, one.end, other.start) is not None
+
+
 def _are_joined(text: str, one: Number, other: Number, joint: re.Pattern[str]) -> bool:
     between = text[one.end : other.start]
+    if _is_rate_of(text, one, other):
+        return False
     return other.start < one.end or (len(between) <= _NEAR and joint.fullmatch(between) is not None)
 
 

@@ -378,6 +378,19 @@ def test_so_does_an_example_that_follows(said: str, label: str) -> None:
     assert scorer(answer, "positive") == 1.0
 
 
+@pytest.mark.parametrize(
+    ("answer", "choices", "choice"),
+    [
+        ("HAYIR", ["evet", "hayır"], "hayır"), ("HAYIR, DEĞİL", ["evet", "hayır"], "hayır"),
+        ("ΟΧΙ", ["ναι", "όχι"], "όχι"), ("Η ΑΠΑΝΤΗΣΗ ΕΙΝΑΙ ΟΧΙ", ["ναι", "όχι"], "όχι"),
+        ("ΘΕΤΙΚΟ", ["θετικό", "αρνητικό"], "θετικό"), ("Όχι.", ["ναι", "όχι"], "όχι"),
+        ("ΔΕΝ ΕΙΝΑΙ ΘΕΤΙΚΟ, ΑΡΝΗΤΙΚΟ", ["θετικό", "αρνητικό"], "αρνητικό"),
+    ],
+)  # fmt: skip
+def test_capitals_hide_dots_and_accents(answer: str, choices: list[str], choice: str) -> None:
+    assert first_choice(answer, choices) == choice
+
+
 def test_choices_are_the_references_where_none_are_given() -> None:
     scorer = make_scorer(BenchSettings(task="choice"), ["yes", "no", "yes"])
     assert scorer("Yes, that is so; no doubt.", "yes") == 1.0
