@@ -83,6 +83,8 @@ _NEAR = 8
 _FACTOR = re.compile(r"(\d{1,15})\((?=\d)")
 _PRICE = re.compile(r"(?i)[^\W\d_]\spor\s")  # 3 manzanas por 12 euros
 _APART = re.compile(r"[^-]*(?:\s-\s[^-]*)+")
+# 12 - 3 of them are red
+_TAIL = re.compile(r"\s?(?:[^\W\d_]{1,20}|[€$%°]\w?)?\s?(?:[.,;:!?)\]}=$\n。，]|\Z)")
 _DIVIDED = re.compile(r"[÷]|[^\W\d_]{3,}")
 
 
@@ -160,7 +162,8 @@ def arithmetic_at(text: str, place: int) -> Calculation | None:
     if made.operations & {"add", "multiply"}:
         return None if _PRICE.search(text, place, made.end) else made
     if made.operations == {"subtract"}:  # 5-8 and 5 - 8 are ranges
-        return made if made.value > 0 and _APART.fullmatch(text, place, made.end) else None
+        apart = _APART.fullmatch(text, place, made.end) and _TAIL.match(text, made.end)
+        return made if made.value > 0 and apart else None
     return made if _DIVIDED.search(text, place, made.end) else None
 
 

@@ -15,7 +15,7 @@ BEFORE = (
     r"|pas|jamais|plutôt\squ[e']|au\slieu\sde|no\s(?:es|son)|nunca|en\s(?:lugar|vez)\sde"
     r"|não(?:\sé|\ssão)?|em\svez\sde|non(?:\sè|\ssono)?|invece\sdi|anziché"
     r"|niet|geen|in\splaats\svan|ikke|inte|ej|ei(?:\sole)?|nem|ne|nije|není|nie(?:\sjest)?"
-    r"|(?:(?<=[.,;!?]\s)|(?<![^\n]))nu(?:\s(?:e|este))?|nu\s(?:e|este)|ni|né|ani"
+    r"|nu\s(?:e|este)|ni|né|ani"
     r"|не|вместо|δεν(?:\sε[ίι]ναι)?|[όο]χι|bukan(?:lah)?|không(?:\sphải)?(?:\slà)?|chẳng\sphải(?:\slà)?"
     r"|ليس|ليست|אינה|אינו|לא|(?<![^\n])değil)(?!\w)"
     r"|不是|并非|並非|而非|不会是|不會是|ไม่ใช่)"

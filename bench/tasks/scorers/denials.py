@@ -14,7 +14,7 @@ from itertools import pairwise
 from tuneserve.bench.tasks.scorers.denial_words import BEFORE, BEHIND
 
 _NEGATION_BEFORE = re.compile(
-    rf"(?i)(?:(?:{BEFORE}|(?<!\w)(?:no|without|non"
+    rf"(?i)(?:(?:{BEFORE}|(?<!\w)(?:no|without|non|(?:(?<=[.,;!?]\s)|(?<![^\n]))nu"
     r"|(?:anything|everything|any|all) (?:but|except|other than)|far from|kein\w*)(?!\w))"
     r"[-\s]*(?:(?:a|an|the|really|very|option|choice|answer|be|to be|ein\w*|eine|die|der|das"
     r"|une?|le|la|les|el|los|вариант|ε[ίι]ναι|η|το|là|đáp án|phải|jest|to|jawaban"

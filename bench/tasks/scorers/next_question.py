@@ -25,6 +25,7 @@ _SENTENCE = re.compile(r"(?<=[.!?:])\s+|[。！？：]|\n")
 _INTRODUCTION = re.compile(
     r"(?i)\A(?:[\W_]*(?:sure|okay|ok|certainly|of course|absolutely|gern|natürlich|bien sûr|claro"
     r"|конечно|好的|当然|もちろん|はい|네|물론)[\W_]*|\#.*"
+    r"|(?:step|part|schritt|teil|étape|partie|paso|parte|шаг|часть)\s\d{1,2}[.:]?"
     r"|(?=[^=]*\Z)(?:.*\b(?:here(?:['’]s|\sis|\sare)|(?:let\sme|let['’]s|i['’]ll|i\swill|we['’]ll|we\swill"
     r"|i['’]m\sgoing\sto)\s(?:first\s)?(?:solve|repeat|restate|rephrase|answer|go|work|start|begin|do"
     r"|look|take|think|try|break|read|write)|repeat(?:ed|ing)?|restat\w+|following"

@@ -167,7 +167,7 @@ def prepare(text: str) -> str:
     if "\\" in text or "{,}" in text or "~" in text:
         for pattern, plain in _LATEX:
             text = pattern.sub(plain, text)
-    text = re.sub(r"(?<=\d)\*\*(?=\d)", "^", text)
+    text = re.sub(r"(?<=\d)\*\*(?=-?\d)", "^", text)
     text = with_signs(text)
     text = re.sub(r"(?<=\d),(?=[-+]\d)", ", ", text)  # 3,-3
     text = re.sub(r"(?<![\w\\])([$€£¥₹]\s?\d[\d.,]{0,20})\s?m(?!\w)", r"\1M", text)  # £5m

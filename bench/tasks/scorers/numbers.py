@@ -36,7 +36,7 @@ _RATE = re.compile(
     r"(?i)\s?(?:[^\W\d_]{1,20}\s)?(?:per|each|apiece|pro|par|chacune?|cada|por\scada|ciascun[oa]"
     r"|na\skażd\w+|на\sкажд\w+)(?!\w|\s?cent)"
 )
-_AND_THEN = re.compile(r"(?:\s?[^\W\d_]{1,20})?,\s?[$€£]?")
+_AND_THEN = re.compile(r"(?:\s?[^\W\d_]{1,20}){0,3},\s?[$€£]?")
 _BETWEEN = re.compile(r"(?i)\b(?:between|zwischen|entre|from|von|de|между)\s*\Z")
 # The unknown in front of its value: x = 3.
 _UNKNOWN = re.compile(r"(?<!\w)(?P<name>[A-Za-z])\s*[=≈]\s*(?=[-+]?[\d.])")
@@ -65,6 +65,7 @@ _CONCLUDES = re.compile(
     r"|donc|soit|en tout|итого|всего)\b"
 )
 _UNIT_ALONE = re.compile(r"\s?[^\W\d_]{1,20}(?=[.,;!)]|\s*\Z)")
+_MOST_LISTED = 24  # numbers of a list that are looked at for calculations
 _NEAR = 48  # characters between what belongs together
 _BEGINS = re.compile(r"[\s*_(\[~≈=$€£]*[-+]?\.?\d")
 # Beside the number an answer that is nothing but the number may have a unit of two words.
@@ -265,6 +266,8 @@ def _list_of(text: str) -> list[Number]:
         text = _UNKNOWN.sub("", text)
     numbers = find_numbers(text)
     if numbers and worked_out(text, numbers, 0) is not numbers[0]:
+        return []
+    if any(not_told(text, one) for one in numbers[:_MOST_LISTED]):
         return []
     if len(numbers) < 2 or text[: numbers[0].start].strip(" \t\n\\({[$~*_"):
         return []

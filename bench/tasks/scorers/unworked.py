@@ -38,7 +38,10 @@ _VARIABLE = re.compile(r"(?:(?<![^\W_])|(?<=\d))[a-z]\s?[+*×·÷^]\s?\Z")
 _BRACKET = re.compile(r"\)\s?[+*×·÷^]\s?\Z")
 _LETTER = re.compile(r"\s?[a-z](?!\w)(?!\s[a-z])")
 _SUM = re.compile(rf"{NAMED.pattern}\Z")
-_IS = re.compile(r"(?i)\s*(?:is|are|=|ist|est|es|è|é|,|:|\()\s*(?:the\s|die\s|la\s|el\s|le\s)?\Z")
+_OF_UNKNOWN = re.compile(r"\d(?:[abcinpqtwyz]|\s?x(?!\s?[\d(]))(?!\w)")
+_IS = re.compile(
+    r"(?i)\s*(?:,?\s(?:which|that)\s(?:is|makes)|is|are|=|ist|est|es|è|é|,|:|\()\s*(?:the\s|die\s|la\s|el\s|le\s)?\Z"
+)
 _NEAR, _MOST = 160, 24  # characters and numbers in front of the one that is part of it
 
 
@@ -54,6 +57,8 @@ def worked_out(text: str, numbers: Sequence[Number], place: int) -> Number | Non
         for start in _starts(text, first.start):
             made = arithmetic_at(text, start)
             if made is not None and made.end >= one.end and "\n" not in text[start : made.end]:
+                if _OF_UNKNOWN.search(text, start, made.end):
+                    return None
                 if _LETTER.match(text, made.end) and not text[made.end : made.end + 2].isspace():
                     return None if text[made.end : made.end + 1].isalpha() else one
                 return Number(made.value, None, start, made.end)
