@@ -29,7 +29,7 @@ _OPERATOR = re.compile(
     r"|(?P<joint>,?\s?(?:&|\b(?:and|und|et|y|e|en|och|og|i|и)\b)|[,;、]|[和与與と]|그리고)"
     rf"){_S}"
 )
-_NAMED = re.compile(
+NAMED = re.compile(
     r"(?i)(?:(?:the|die|das|la|le|el|il|lo|o|a)\s)?(?:"
     r"(?P<add>sum|summe|somme|suma|somma|soma|сумма|сумме)"
     r"|(?P<multiply>product|produkt|produit|producto|prodotto|produto|произведение)"
@@ -80,6 +80,12 @@ _IN_A_CALCULATION = re.compile(r"(?:[-+*/^×·⋅÷]|(?<![^\W\d_])x)[\s$€£(]{
 _ABBREVIATION = re.compile(r"(?i)\b(?:i\.\s?e|d\.\s?h|т\.\s?е|t\.\s?j)\b\.?,?|\bviz\.")
 _WORD = re.compile(r"[^\W\d_]")
 _NEAR = 8
+_FACTOR = re.compile(r"(\d{1,15})\((?=\d)")
+_PRICE = re.compile(r"(?i)[^\W\d_]\spor\s")  # 3 manzanas por 12 euros
+_APART = re.compile(r"[^-]*(?:\s-\s[^-]*)+")
+# 12 - 3 of them are red
+_TAIL = re.compile(r"\s?(?:[^\W\d_]{1,20}|[€$%°]\w?)?\s?(?:[.,;:!?)\]}=$\n。，]|\Z)")
+_DIVIDED = re.compile(r"[÷]|[^\W\d_]{3,}")
 
 
 class Calculation(NamedTuple):
@@ -134,12 +140,31 @@ def result_of(text: str) -> str | None:
 
 def calculation_at(text: str, place: int) -> Calculation | None:
     """The calculation that begins at a place; None for a number alone."""
-    named = _NAMED.match(text, place)
+    named = NAMED.match(text, place)
     joint = "multiply" if named is not None and named["multiply"] else "add"
     found = _read(text, named.end() if named else place, joint, 0)
     if found is None or not found.operations:
         return None
     return found._replace(named=named is not None)
+
+
+def arithmetic_at(text: str, place: int) -> Calculation | None:
+    """The plain arithmetic that begins at a place, without any list: 12 + 3, 2(3 + 4), 8 - 5."""
+    if (factor := _FACTOR.match(text, place)) is not None:
+        made = arithmetic_at(text, factor.end() - 1)
+        return made and made._replace(value=made.value * float(factor[1]))
+    named = NAMED.match(text, place)
+    if named is not None:
+        return calculation_at(text, place)
+    made = _read(text, place, "", 0)
+    if made is None or not made.operations:
+        return None
+    if made.operations & {"add", "multiply"}:
+        return None if _PRICE.search(text, place, made.end) else made
+    if made.operations == {"subtract"}:  # 5-8 and 5 - 8 are ranges
+        apart = _APART.fullmatch(text, place, made.end) and _TAIL.match(text, made.end)
+        return made if made.value > 0 and apart else None
+    return made if _DIVIDED.search(text, place, made.end) else None
 
 
 def _end_of_calculation(text: str, one: Number) -> int | None:
@@ -149,7 +174,7 @@ def _end_of_calculation(text: str, one: Number) -> int | None:
     link = _FOLLOWS.match(text, one.end)
     if link is None:
         return None
-    total = link["total"] is not None or _NAMED.match(text, link.end()) is not None
+    total = link["total"] is not None or NAMED.match(text, link.end()) is not None
     made = calculation_at(text, link.end()) if link["pause"] is None or total else None
     if made is None:
         return None
@@ -191,6 +216,8 @@ def _read(text: str, place: int, joint: str, depth: int) -> Calculation | None:
         if operator is None or operator.lastgroup is None:
             break
         sign = operator.lastgroup
+        if sign == "joint" and not joint:
+            break
         signs.append(joint if sign == "joint" else sign)
         place = operator.end()
         is_joint |= sign == "joint" and _term(text, place, joint, depth) is not None

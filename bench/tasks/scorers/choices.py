@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from tuneserve.bench.tasks.scorers.corrections import last_correction
-from tuneserve.bench.tasks.scorers.cues import announced, boxed, first_block
+from tuneserve.bench.tasks.scorers.cues import announced, boxed
 from tuneserve.bench.tasks.scorers.denials import (
     Mention,
     first_list,
@@ -19,6 +19,7 @@ from tuneserve.bench.tasks.scorers.denials import (
 )
 from tuneserve.bench.tasks.scorers.letters import is_letter, letters_of
 from tuneserve.bench.tasks.scorers.marks import Found, Mark, Scorer, shortened
+from tuneserve.bench.tasks.scorers.next_question import first_block
 from tuneserve.bench.tasks.scorers.texts import find_words, fold, normalise, unformatted
 from tuneserve.errors import UsageError
 
@@ -55,10 +56,11 @@ def choice_scorer(choices: Sequence[str]) -> Scorer:
 
     def among(answer: str, references: Sequence[str]) -> Mark:
         wanted = set(map(normalise, references))
+        bare = normalise(answer) in known
+        answer = own_answer(answer, choices)
         named = _settle(answer, choices)
         given = {normalise(one) for one in (named.choice, *named.beside) if one is not None}
         score = float(bool(given) and given <= wanted)
-        bare = normalise(answer) in known
         lenient = score or float(
             any(normalise(one.choice) in wanted for one in mentions(answer, choices))
         )
@@ -88,7 +90,7 @@ def first_choice(answer: str, choices: Sequence[str]) -> str | None:
 
 def sole_choice(answer: str, choices: Sequence[str]) -> str | None:
     """The choice that an answer is scored by; None if it names none, or gives several (A or B)."""
-    named = _settle(answer, choices)
+    named = _settle(own_answer(answer, choices), choices)
     return None if named.beside else named.choice
 
 
@@ -102,12 +104,21 @@ def settled_choice(answer: str, choices: Sequence[str]) -> tuple[str | None, Fou
     choose. One with a negation in its clause is not taken, but makes the answer unclear, as does
     one that takes back what was settled (A. Wait, actually B).
     """
-    return _settle(answer, choices)[:2]
+    return _settle(own_answer(answer, choices), choices)[:2]
+
+
+def own_answer(answer: str, choices: Sequence[str]) -> str:
+    """An answer without the questions that it goes on to ask."""
+    known = {normalise(choice): choice for choice in choices}
+    return first_block(
+        answer,
+        lambda text: bool(_every_mention(text, choices)),
+        lambda text: _is_answered(text, choices, known),
+    )
 
 
 def _settle(answer: str, choices: Sequence[str]) -> _Settled:
     known = {normalise(choice): choice for choice in choices}
-    answer = first_block(answer, lambda text: _is_answered(text, choices, known))
     named = _settled(answer, choices, known)
     return _corrected(answer, named, choices) if named.choice else named
 

@@ -25,7 +25,7 @@ _CORRECTION = re.compile(
     r"|espera|en realidad|mejor dicho|perdón|corrección|aspetta|anzi|in realtà|scusa"
     r"|na verdade|aliás|ou melhor|correção|não(?=\s?[,:;–—-])"
     r"|wacht|eigenlijk|of liever|nee(?=\s?[,:;–—-])|vänta|vent|nej(?=\s?[,:;–—-])"
-    r"|nie(?=\s?[,:;–—-])|czekaj|hayır(?=\s?[,:;–—-])|dur(?=\s?[,:;–—-])|không(?=\s?[,:;–—-])"
+    r"|nie(?=\s?[,:;–—-])|czekaj|hay[ıi]r(?=\s?[,:;–—-])|dur(?=\s?[,:;–—-])|không(?=\s?[,:;–—-])"
     r"|постой|погоди|подожди|стоп|точнее|вернее|на самом деле|извините|нет(?=\s?[,:;–—-])"
     r"|انتظر|عفوا|عفوًا|في الواقع|لا(?=\s?[،,:])|रुको|रुकिए|दरअसल|असल में|नहीं(?=\s?[,:;–—-])"
     r")(?!\w)"

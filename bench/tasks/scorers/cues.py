@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 _DECORATION = r"[\s*_`\"'“”‘’«»「『:：=]*"
 _CUE = re.compile(
@@ -29,23 +29,15 @@ _CUE = re.compile(
     r")" + _DECORATION,
     re.MULTILINE,
 )
-# What a model that runs on writes before the next question, which it asks itself.
-_NEXT_QUESTION = re.compile(
-    r"(?im)^[ \t>*_#]*(?:question|q|problem|exercise|human|user|frage|aufgabe|pregunta|pergunta"
-    r"|domanda|вопрос|问题|問題|質問|질문)\s?\d{0,4}[*_]*\s?[:：]"
+# In front of it: I don't think that the answer is 12.
+_DOUBTED = re.compile(
+    r"(?i)(?:(?:n['’]t|\b(?:not|cannot|never))\s(?:think|believe|say|claim|suppose)|(?<!no\s)\bdoubt"
+    r"|\bnicht,\sdass|\bpas\sque|\bno\s(?:creo|pienso)\sque|\bnão\s(?:acho|creio)\sque"
+    r"|\bnon\scredo\sche|не\sдумаю,\sчто)\s"
+    r"(?:that\s)?(?:(?:the|die|la|a|my|right|correct|final)\s){0,3}\Z"
 )
-_MARKS_TRIED = 8
+_BEFORE = 48  # characters
 _SENTENCE_END = re.compile(r"[.!?](?=\s|\Z)|[。！？।؟]|\n")
-
-
-def first_block(text: str, is_answered: Callable[[str], bool]) -> str:
-    """A text up to where a new question begins, if one before it `is_answered`: what follows is
-    about something else."""
-    for _, mark in zip(range(_MARKS_TRIED), _NEXT_QUESTION.finditer(text), strict=False):
-        before = text[: mark.start()]
-        if before.strip() and is_answered(before):
-            return before
-    return text
 
 
 def boxed(text: str) -> str | None:
@@ -71,5 +63,7 @@ def announced(text: str) -> Iterator[tuple[str, str]]:
     for cue in reversed(list(_CUE.finditer(text))):
         after = text[cue.end() : until]
         until = cue.start()
+        if _DOUBTED.search(text, max(0, until - _BEFORE), until):
+            continue
         end = _SENTENCE_END.search(after)
         yield (after[: end.start()] if end else after), after

@@ -11,29 +11,28 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from tuneserve.bench.tasks.scorers.denial_words import BEFORE, BEHIND
+
 _NEGATION_BEFORE = re.compile(
-    r"(?i)(?:(?<!\w)(?:not|no|without|isn't|aren't|wasn't|never|neither|nor|non|rather than"
-    r"|instead of|(?:an)?statt|plutôt qu[e']|au lieu de|en (?:lugar|vez) de|em vez de|invece di"
-    r"|anziché|in plaats van|вместо|(?:anything|everything|any|all) (?:but|except|other than)"
-    r"|far from"
-    r"|nicht|kein\w*|weder|pas|no es|nunca|não é|não|niet|geen|ikke|inte|не|ليس|ليست)"
-    r"(?!\w)[-\s]*(?:(?:a|an|the|really|very|option|choice|answer|be|to be|ein\w*|eine|die|der|das"
-    r"|une?|le|la|les|el|los|вариант)\s+){0,3}|(?:不是|不选|不選|并非|並非|而非|不会是|不)\s*)"
+    rf"(?i)(?:(?:{BEFORE}|(?<!\w)(?:no|without|non|(?:(?<=[.,;!?]\s)|(?<![^\n]))nu"
+    r"|(?:anything|everything|any|all) (?:but|except|other than)|far from|kein\w*)(?!\w))"
+    r"[-\s]*(?:(?:a|an|the|really|very|option|choice|answer|be|to be|ein\w*|eine|die|der|das"
+    r"|une?|le|la|les|el|los|вариант|ε[ίι]ναι|η|το|là|đáp án|phải|jest|to|jawaban"
+    r"|pilihan|em)\s+){0,3}"
+    r"|(?:不选|不選|不)\s*)"
     r"[\"'(\[*_「『]*\Z"
 )
 _NEGATION_AFTER = re.compile(
-    r"[\"')\]*_」』]*\s?(?:[?？]+\s*(?:(?i:no|nope|nein|non|нет)(?!\w)|不|いいえ|아니)"
-    r"|ではな|じゃな|でな|とは言えな|とはいえな|가 아니|이 아니|은 아니|는 아니"
-    r"|नहीं|ไม่ใช่|(?:all\s)?(?:is|are|was|were|seems?)\s(?:all\s)?(?:not\b|wrong|incorrect|false)"
-    r"|(?:all\s)?fails?\b"
-    r"|(?:isn't|aren't|can't be|cannot be|ist falsch|est faux|es falso)\b"
-    r"|(?:选项|選項|项|項)?(?:是错|是錯|不对|不對|错误|錯誤)|неверн)"
+    rf"[\"')\]*_」』]*(?:(?i:{BEHIND})|\s?(?:"
+    r"[?？]+\s*(?:(?i:no|nope|nein|non|нет)(?!\w)|不|いいえ|아니)"
+    r"|(?:all\s)?(?:is|are|was|were|seems?)\s(?:all\s)?(?:not\b|wrong|incorrect|false)"
+    r"|(?:all\s)?fails?\b|(?:isn't|aren't)\b))"
 )
 # Somewhere before a choice in its clause these may deny it, weaken it, or do something else.
 _DOUBT = re.compile(
     r"(?i)(?<!\w)(?:not|no|never|neither|nor|without|cannot|hardly|barely|scarcely|less|\w+n't"
     r"|nicht|kein\w*|nie|kaum|weniger|pas|jamais|moins|nunca|menos|não|non|meno|niet|geen|ikke|inte"
-    r"|не|нет|менее|ليس|ليست|لا|غير)(?!\w)|[不没沒]|नहीं|ไม่"
+    r"|не|нет|менее|nie|ej|ei|nem|değil|yok|δεν|[όο]χι|bukan|tidak|không|ليس|ليست|لا|غير)(?!\w)|[不没沒]|नहीं|ไม่"
 )
 # The same behind it, in languages that put it there.
 _DOUBT_AFTER = re.compile(
@@ -42,7 +41,7 @@ _DOUBT_AFTER = re.compile(
 _NO_DOUBT = re.compile(r"(?i)\b(?:no doubt|without (?:a )?doubt|not only|no question)\b")
 CLAUSE_END = re.compile(
     r"(?i)[.,;:!?\n—。，；：！？、।؟،]|\b(?:but|so|therefore|hence|thus|because|since|also|aber"
-    r"|sondern|mais|sino|pero|donc|но|а)\b|而是|但"
+    r"|sondern|mà(?=\slà)|utan|vaan|hanem|lecz|nego|melainkan|tapi|değil|αλλ[άα]|بل|mais|sino|pero|donc|но|а)\b|而是|但"
 )
 # Between the choices of a list that one denial is about: A, B and C are wrong.
 _COMMA = re.compile(r"\s*[,、，]\s*\Z")
@@ -149,7 +148,7 @@ def _denied_before(text: str, one: Mention) -> bool:
 
 
 def _denied_after(text: str, one: Mention) -> bool:
-    return _NEGATION_AFTER.match(text[one.end : one.end + 24].replace("’", "'")) is not None
+    return _NEGATION_AFTER.match(text[one.end : one.end + CONTEXT].replace("’", "'")) is not None
 
 
 def _is_doubtful(text: str, found: Sequence[Mention], place: int) -> bool:

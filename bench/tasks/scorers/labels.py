@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from tuneserve.bench.tasks.scorers.choices import mentions
+from tuneserve.bench.tasks.scorers.choices import mentions, own_answer
 from tuneserve.bench.tasks.scorers.marks import Found, Mark, Scorer, shortened
 from tuneserve.bench.tasks.scorers.texts import normalise
 
@@ -16,6 +16,7 @@ def labels_scorer(choices: Sequence[str]) -> Scorer:
     known = {normalise(choice): choice for choice in choices}
 
     def mark(answer: str, reference: str) -> Mark:
+        answer = own_answer(answer, choices)
         wanted = set(_listed(reference, known))
         given = {normalise(one.choice) for one in mentions(answer, choices)}
         parts = {normalise(part) for part in _parts(answer)}

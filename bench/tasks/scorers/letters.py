@@ -20,6 +20,7 @@ _LABEL_CUE = re.compile(
 )
 _VERB_AFTER = re.compile(
     r"\s(?:is|was|because|since|as|seems|looks|fits|applies|ist|est|es|è|or|and|oder|und|ou|et|vs|o|y|e|of|en"
+    r"|stimmt|passt|mà|utan|vaan|hanem|lecz|değil|nego|tapi|بل|верно|неверно|правильно"
     r"|eller|och|og|или|и|أو)\b"
 )
 

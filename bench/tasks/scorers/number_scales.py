@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 # Stems end in "~": what follows them is the ending of a case or a plural.
 _WORDS: dict[float, str] = {
+    12.0: "dozens? dutzend douzaines? docenas? dúzias? dozzin~ dozijn tuzin~ tucet~ düzine дюжин~",
     1e2: "hundred hundert",
     1e3: "thousand tausend mille mila mil тысяч~ тыс тисяч~ tysiąc~ tysięcy tys tisíc~ tusen tusind"
     " duizend tuhat~ bin(?!\\sich\\b) χιλιάδες हज़ार हजार ألف آلاف nghìn ngàn ribu",

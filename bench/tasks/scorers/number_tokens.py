@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tuneserve.bench.tasks.scorers.number_scales import Sum, read_scale
+from tuneserve.bench.tasks.scorers.number_words import PERCENT, with_signs
 from tuneserve.bench.tasks.scorers.texts import ascii_digits, unformatted
 
 MOST_DIGITS = 400  # a float ends near 1e308
@@ -78,13 +79,14 @@ _NUMBER = re.compile(
     r"|\s?[×x*·⋅]\s?10\s?\^\s?[{(]?\s?(?P<ten>[-+]?\d+)[)}]?"
     r"|\^[{(]?(?P<power>[-+]?\d+)[)}]?)?"
     r")"
-    r"(?P<share>\s?(?:%|‰|(?i:per\s?cent|pct|prozent|pour\scent|por\s(?:ciento|cento))\b|процент))?"
+    rf"(?P<share>\s?(?:%|‰|{PERCENT}))?"
 )
 # Currencies of people who write 1.234 for a thousand.
 _POINTED = r"(?:€|₫|₺|R\$|(?i:euros?|eur|brl|dkk|nok|idr|vnd|try|rp|kr|tl)(?![^\W\d_]))"
 _POINT_THOUSANDS = re.compile(
     rf"(?:(?<!\w){_POINTED}\.?\s?[-+]?|(?<![\d.,]))[1-9]\d{{0,2}}\.\d{{3}}(?![\d.,])(?:\s?{_POINTED})?"
 )
+_NO_CENTS = re.compile(r"(?<![\d.,])(\d{1,3}(?:\.\d{3}){0,6}|\d+),[-—]{1,2}(?![\w-])")  # 1.234,– €
 _PART = re.compile(r"(?P<apart>\s?)(?P<digits>\d{1,3}(?:,\d{3})+|\d+)(?![\d.,/:]*\d)")
 _LIST_MARK = re.compile(r"(?m)^[ \t]*\d{1,3}[.)][ \t]+(?=\S)")
 
@@ -124,6 +126,10 @@ def _blank(found: re.Match[str]) -> str:
 
 
 _LATEX = (
+    (re.compile(r"\\([dtc]?)frac\s*\{\s*([\d.]+)\s*\}\s*\{\s*-\s*([\d.]+)\s*\}"),
+     r"\\\1frac{-\2}{\3}"),
+    (re.compile(r"\\([dtc]?)frac\s*\{\s*-\s*([\d.]+)\s*\}\s*\{\s*-\s*([\d.]+)\s*\}"),
+     r"\\\1frac{\2}{\3}"),
     (re.compile(r"\\[dtc]?frac\s*\{\s*(-?\d+(?:\.\d+)?)\s*\}\s*\{\s*(\d+(?:\.\d+)?)\s*\}"),
      r" \1/\2 "),
     (re.compile(r"\\[dtc]?frac\s*(\d)\s*(\d)"), r" \1/\2 "),
@@ -147,12 +153,6 @@ _SAME = str.maketrans(
     | {"（": " (", "）": ")", "［": " [", "］": "]", "【": " [", "】": "]"}
     | {"＋": "+", "％": "%", "٪": "%", "٫": ".", "．": ".", "＝": "=", "：": ":", "＾": "^"}
 )
-# In words; "au moins 5" and "al menos 5" are at least 5.
-_MINUS = re.compile(
-    r"(?i)(?:\b(?:minus|negative|минус|meno|(?<!au )(?<!du )(?<!ou )moins"
-    r"|(?<!al )(?<!o )(?<!ou )menos)\s+"
-    r"|(?:マイナス|마이너스|[负負])\s?)(?=[\d.$€£])"
-)
 _SIGN_APART = re.compile(r"(?m)(^|[=:]\s?)−\s(?=\d)")  # a hyphen would be the mark of a list
 _OF_PI = re.compile(r"\s?[*×·⋅]?\s?π(?:\s?/\s?(?P<below>\d{1,9})(?![\d.,]*\d))?(?!\w)")
 
@@ -167,10 +167,11 @@ def prepare(text: str) -> str:
     if "\\" in text or "{,}" in text or "~" in text:
         for pattern, plain in _LATEX:
             text = pattern.sub(plain, text)
-    text = re.sub(r"(?<=\d)\*\*(?=\d)", "^", text)
-    text = _MINUS.sub(" -", text)
+    text = re.sub(r"(?<=\d)\*\*(?=-?\d)", "^", text)
+    text = with_signs(text)
     text = re.sub(r"(?<=\d),(?=[-+]\d)", ", ", text)  # 3,-3
     text = re.sub(r"(?<![\w\\])([$€£¥₹]\s?\d[\d.,]{0,20})\s?m(?!\w)", r"\1M", text)  # £5m
+    text = _NO_CENTS.sub(lambda found: found[1].replace(".", ""), text)
     text = _POINT_THOUSANDS.sub(_without_point, text)
     # Emphasis and dollars around a number are no part of it.
     return re.sub(r"(?<![\w\\])[$€£¥₹]\s?(?=[-+]?[\d.])|\*\*|``?", "", text) if text else text
@@ -182,13 +183,19 @@ def _without_point(found: re.Match[str]) -> str:
 
 
 def _small_digits(text: str) -> Iterator[str]:
-    """½ as 1/2, raised digits behind a digit as a power; other raised or lowered ones are left."""
+    """½ as 1/2, raised digits behind a digit as a power, ⑤ as 5; other raised or lowered ones are
+    left."""
+    circled = {char for char in text if _is_circled(char)}
+    # Else they number a list.
+    alone = len(circled) == 1 and not any(map(str.isdecimal, text))
     before, raised = " ", False
     for char in text:
         form = unicodedata.decomposition(char).partition(" ")[0]
         if form == "<fraction>" and unicodedata.numeric(char, 0) > 0 and char != "\u215f":
             plain = unicodedata.normalize("NFKC", char).replace("\u2044", "/")
             yield f" {plain}" if before.isdecimal() else plain
+        elif alone and char in circled:
+            yield f" {unicodedata.numeric(char):.0f} "
         elif form == "<super>" and (char.isdigit() or char in "⁻⁺"):
             sign = {"⁻": "-", "⁺": "+"}.get(char)
             digit = sign or str(unicodedata.digit(char))
@@ -202,6 +209,10 @@ def _small_digits(text: str) -> Iterator[str]:
         else:
             yield char
         before, raised = char, False
+
+
+def _is_circled(char: str) -> bool:
+    return "①" <= char <= "⑳"
 
 
 def _numbers(text: str, place: int = 0) -> Iterator[Number]:

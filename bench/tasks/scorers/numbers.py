@@ -13,33 +13,25 @@ from tuneserve.bench.tasks.scorers.calculations import (
     without_calculations,
 )
 from tuneserve.bench.tasks.scorers.corrections import last_correction
-from tuneserve.bench.tasks.scorers.cues import announced, boxed, first_block
+from tuneserve.bench.tasks.scorers.cues import announced, boxed
 from tuneserve.bench.tasks.scorers.denials import CLAUSE_END, Mention
 from tuneserve.bench.tasks.scorers.marks import Found, Mark, Scorer
+from tuneserve.bench.tasks.scorers.next_question import first_block
+from tuneserve.bench.tasks.scorers.number_denials import without_denied
+from tuneserve.bench.tasks.scorers.number_lists import (
+    BEGINS,
+    UNIT,
+    equal,
+    how_many,
+    is_all_said,
+    is_open,
+    is_rate_of,
+    list_of,
+    side_by_side,
+)
 from tuneserve.bench.tasks.scorers.number_tokens import Number, find_numbers, prepare
+from tuneserve.bench.tasks.scorers.unworked import not_told, said_before, worked_out
 
-_DIGITS = r"[-+$€£]?(?<![\d.,/])\d[\d.,/]{0,40}+\s?%?"
-# Denied in front (not 5, isn't 5 or 6) or behind (5ではない).
-_NEGATED = re.compile(
-    r"(?i)(?:(?:\b(?:not|cannot|nicht|pas|no es|non|не)|n't)(?:\s+be)?\s+"
-    r"|(?<!是)(?:不是|并非|並非|而非)\s*)"
-    rf"{_DIGITS}(?:\s*(?:\b(?:or|nor|oder|noch|ou|ni|или|ни)\b|或)\s*{_DIGITS})*"
-    rf"|{_DIGITS}[個つ人円年개명원]?(?:(?:では|じゃ)な(?:く|い(?!か))|(?:[이가은는]\s?|\s)아니)"
-)
-# What stands between two numbers that are both given: 12 or 13, between 12 and 13, 5 apples or 6.
-_UNIT_BEFORE = r"\s*[%°]?\s?(?:[^\W\d_]{1,20}(?:\s|(?=,)))?,?\s*\(?"
-_OR = r"(?:\b(?:or(?!\s+rather)|oder|ou|o|ó|или)\s+(?:[^\W\d_]{1,8}\s+)?|(?:或者?|か)\s?)[-+$€£(]*"
-_AND = r"(?:(?:\b(?:and|to|und|bis|et|à|y|и)\s+|&\s*)(?:(?:maybe|perhaps|about)\s+)?|[和と]\s?|-)"
-_EITHER = re.compile(rf"(?i){_UNIT_BEFORE}{_OR}")
-_JOINED = re.compile(rf"(?i){_UNIT_BEFORE}(?:{_OR}|{_AND})[$€£(]*")
-# A word between two is a unit only where a comma or a conjunction follows: 3 plus 4 is no list.
-_LISTED = re.compile(
-    rf"(?i)\s*[%°]?\s?(?:(?:[^\W\d_]{{1,20}})?\s*"
-    rf"(?:[,;，、；/|]\s*(?:{_OR}|{_AND})?|{_OR}|{_AND})|\s)\s*[$€£(]*"
-)
-_BETWEEN = re.compile(r"(?i)\b(?:between|zwischen|entre|from|von|de|между)\s*\Z")
-# The unknown in front of its value: x = 3.
-_UNKNOWN = re.compile(r"(?<!\w)(?P<name>[A-Za-z])\s*[=≈]\s*(?=[-+]?[\d.])")
 # A number and what it is made of, and nothing else: 12 = 3 * 4, 10 = 5% of 200.
 _TAKEN_APART = re.compile(
     r"(?P<result>[-+]?[\d.,]+) *=[\d., ()%]*(?:(?:[-+*/^×·⋅÷]|\b(?:of|von|de|di|от)\b)[\d., ()%]+)+"
@@ -66,9 +58,6 @@ _CONCLUDES = re.compile(
 )
 _UNIT_ALONE = re.compile(r"\s?[^\W\d_]{1,20}(?=[.,;!)]|\s*\Z)")
 _NEAR = 48  # characters between what belongs together
-_BEGINS = re.compile(r"[\s*_(\[~≈=$€£]*[-+]?\.?\d")
-# Beside the number an answer that is nothing but the number may have a unit of two words.
-_UNIT = re.compile(r"[^\W\d_]*[./°²³^\w]*(?:\s?[^\W\d_/]+)?")
 
 
 def number_scorer(tolerance: float) -> Scorer:
@@ -86,17 +75,17 @@ def number_scorer(tolerance: float) -> Scorer:
         given = given_in(answer)
 
         def covers(values: Sequence[Number], others: Sequence[Number]) -> bool:
-            return all(any(_equal(one, other, tolerance) for other in others) for one in values)
+            return all(any(equal(one, other, tolerance) for other in others) for one in values)
 
         if not wanted:
             return Mark(0.0, 0.0, 0.0, given.found)
         score = float(given.number is not None and covers(given.values, wanted))
         whole = any(values and covers(values, given.values) for values in each)
         lenient = score or float(
-            any(_equal(one, other, tolerance)
-                for one in find_numbers(prepare(answer)) for other in wanted)
+            any(equal(one, other, tolerance)
+                for one in find_numbers(prepare(_own_answer(answer))) for other in wanted)
         )  # fmt: skip
-        bare = _is_bare(answer) or _list_of(prepare(answer))
+        bare = _is_bare(answer) or list_of(prepare(answer))
         strict = score if whole and bare else 0.0
         return Mark(score, strict, lenient, given.found)
 
@@ -128,43 +117,67 @@ def the_number(text: str) -> tuple[Number | None, Found]:
 def given_in(text: str) -> Given:
     """What a text gives as its answer. A number that the text denies (not 5) is none, and so is a
     box without a number that can be read (\\sqrt{4}): no other number is meant then."""
-    text = first_block(text, _is_answered)
+    text = _own_answer(text)
     inside = boxed(text)
     if inside is not None:
-        inside = without_calculations(prepare(inside))
-        if several := _list_of(inside):
+        inside = without_denied(without_calculations(prepare(inside)))
+        if several := list_of(inside):
             return _several(several, several[-1])
-        if numbers := find_numbers(_right_side(inside)):
-            joined = _side_by_side(_right_side(inside), numbers) == len(numbers)
+        right = _right_side(inside)
+        if numbers := find_numbers(right):
+            joined = side_by_side(right, numbers) == len(numbers)
+            if own := _calculated(right, numbers, len(numbers) - 1):
+                return own
             return _several(numbers if joined else numbers[-1:], numbers[-1], numbers)
-        if any(char.isdecimal() for char in inside):
+        if any(char.isdecimal() for char in boxed(text) or ""):
             return Given(None, "none")
     plain = without_calculations(spelt_out(prepare(text)))
     for sentence, after in announced(plain):
         corrected, settled = _corrected(f": {after}")  # "12. " is no mark of a list there
         if corrected is not None:
             return Given(corrected, "one")
-        sentence, after = (_NEGATED.sub(" ", part) for part in (sentence, after))
+        sentence, after = (without_denied(part) for part in (sentence, after))
         sentence = result_of(after) or sentence
-        if several := _list_of(sentence):
+        if several := list_of(sentence):
             return _several(several, several[0])
         for part in (_result(sentence), sentence, after):
             if numbers := find_numbers(part):
-                given = _several(numbers[: _side_by_side(part, numbers)], numbers[0])
+                if own := _calculated(part, numbers, 0):
+                    return own
+                given = _several(numbers[: side_by_side(part, numbers)], numbers[0])
                 return given if settled else given._replace(found="several")
     if (apart := _TAKEN_APART.fullmatch(plain.strip())) and (
         numbers := find_numbers(apart["result"])
     ):
         return Given(numbers[0], "one")
-    plain = _NEGATED.sub(" ", plain)
-    if several := _list_of(plain):
+    plain = without_denied(plain)
+    if several := list_of(plain):
         return _several(several, several[-1])
     plain = _without_explanations(plain)
     numbers = find_numbers(plain)
     if not numbers:
         return Given(None, "none")
-    last = numbers[-2:] if _is_open(plain, numbers) else numbers[-1:]
+    if own := _calculated(plain, numbers, len(numbers) - 1):
+        return own
+    if len(numbers) == 2 and is_rate_of(plain, *numbers) and is_all_said(plain, *numbers):
+        return Given(numbers[0], "one")
+    last = numbers[-2:] if is_open(plain, numbers) else numbers[-1:]
     return _several(last, numbers[-1], numbers)
+
+
+def _calculated(text: str, numbers: Sequence[Number], place: int) -> Given | None:
+    """What a text gives where its number at `place` is part of a calculation that is not worked
+    out; None where it is part of none."""
+    one = numbers[place]
+    if span := not_told(text, one):
+        if said := said_before(text, numbers, span[0]):
+            return Given(said, "one")
+        behind = [at for at, number in enumerate(numbers) if number.start >= span[1]]
+        if not behind:
+            return Given(None, "none")
+        return _calculated(text, numbers, behind[0]) or Given(numbers[behind[0]], "one")
+    value = worked_out(text, numbers, place)
+    return None if value is one else Given(value, "none" if value is None else "one")
 
 
 def _corrected(text: str) -> tuple[Number | None, bool]:
@@ -191,55 +204,21 @@ def _end_in(text: str, one: Number) -> int:
 def _several(given: Sequence[Number], chosen: Number, of: Sequence[Number] | None = None) -> Given:
     """The number `chosen` from those that are `given` side by side; how many were found is said
     `of` all."""
-    beside = tuple(one for one in given if not _equal(one, chosen, 0.0))
-    return Given(chosen, _how_many(given if of is None else of), beside)
+    beside = tuple(one for one in given if not equal(one, chosen, 0.0))
+    return Given(chosen, how_many(given if of is None else of), beside)
+
+
+def _own_answer(text: str) -> str:
+    """A text without the questions that it goes on to ask."""
+    return first_block(text, lambda before: bool(find_numbers(prepare(before))), _is_answered)
 
 
 def _is_answered(text: str) -> bool:
     """Does a text say its answer, or begin with it?"""
     plain = prepare(text)
-    if _BEGINS.match(plain) or boxed(text) is not None:
+    if BEGINS.match(plain) or boxed(text) is not None:
         return bool(find_numbers(plain))
     return any(find_numbers(after) for _, after in announced(plain))
-
-
-def _side_by_side(text: str, numbers: Sequence[Number], joint: re.Pattern[str] = _JOINED) -> int:
-    """How many numbers from the first on are given together."""
-    count = 1
-    while count < len(numbers) and _are_joined(text, numbers[count - 1], numbers[count], joint):
-        count += 1
-    return count
-
-
-def _are_joined(text: str, one: Number, other: Number, joint: re.Pattern[str]) -> bool:
-    between = text[one.end : other.start]
-    return other.start < one.end or (len(between) <= _NEAR and joint.fullmatch(between) is not None)
-
-
-def _list_of(text: str) -> list[Number]:
-    """The numbers of a text that is nothing but a list of different ones: '3, -3', 'x = 3 or
-    x = -3'. Otherwise none."""
-    if len({found["name"] for found in _UNKNOWN.finditer(text)}) == 1:
-        text = _UNKNOWN.sub("", text)
-    numbers = find_numbers(text)
-    if len(numbers) < 2 or text[: numbers[0].start].strip(" \t\n\\({[$~*_"):
-        return []
-    after = text[numbers[-1].end :].strip(" \t\n\\)}]$.!%°*_")
-    if after and _UNIT.fullmatch(after) is None:
-        return []
-    listed = _side_by_side(text, numbers, _LISTED) == len(numbers)
-    return numbers if listed and _how_many(numbers) == "several" else []
-
-
-def _is_open(text: str, numbers: Sequence[Number]) -> bool:
-    """Are the last two numbers of a text given together: I think it is 12 or 13?"""
-    if len(numbers) < 2:
-        return False
-    one, other = numbers[-2:]
-    if _are_joined(text, one, other, _EITHER):
-        return True
-    between = _BETWEEN.search(text[max(0, one.start - 16) : one.start]) is not None
-    return between and _are_joined(text, one, other, _JOINED)
 
 
 def _without_explanations(text: str) -> str:
@@ -258,7 +237,7 @@ def _without_explanations(text: str) -> str:
         if not numbers or before[numbers[-1].end :].strip(" $.%°"):
             continue
         results = [find_numbers(part)[:1] for part in _RELATION.split(inside)[1:]]
-        given = [one for one in results if one and _equal(one[0], numbers[-1], 1e-9)]
+        given = [one for one in results if one and equal(one[0], numbers[-1], 1e-9)]
         if reason or given or not results:
             kept.append(text[place : found.start()])
             place = found.end()
@@ -268,14 +247,8 @@ def _without_explanations(text: str) -> str:
 def _is_told(inside: str) -> bool:
     """Does a parenthesis tell in words what a number is made of: 3 boxes with 4 each?"""
     numbers = find_numbers(inside)
-    together = _side_by_side(inside, numbers) if numbers else 0
-    return len(numbers) > together and not _list_of(inside) and not _CONCLUDES.search(inside)
-
-
-def _how_many(numbers: Sequence[Number]) -> Found:
-    """Of numbers that may all be meant."""
-    first = numbers[0]
-    return "one" if all(_equal(first, other, 0.0) for other in numbers) else "several"
+    together = side_by_side(inside, numbers) if numbers else 0
+    return len(numbers) > together and not list_of(inside) and not _CONCLUDES.search(inside)
 
 
 def last_number(text: str) -> float | None:
@@ -301,14 +274,6 @@ def _result(sentence: str) -> str:
     return _right_side(said)
 
 
-def _equal(given: Number, wanted: Number, tolerance: float) -> bool:
-    return any(
-        abs(one - other) <= tolerance * max(abs(one), abs(other))
-        for one in given.readings
-        for other in wanted.readings
-    )
-
-
 def _is_bare(answer: str) -> bool:
     """Is the answer one number, with nothing but a unit and punctuation beside it?"""
     plain = prepare(answer).strip(" \t\n.*_`'\"$")
@@ -317,5 +282,5 @@ def _is_bare(answer: str) -> bool:
         return False
     before = re.split(r"[-+]?[.\d]", plain, maxsplit=1)[0].strip(" \\(){}[]~≈=")
     after = plain[numbers[0].end :].strip(" \\(){}[]$.!")
-    unit = _UNIT.fullmatch(after) is not None
+    unit = UNIT.fullmatch(after) is not None
     return unit and (not before or (len(before) <= 3 and not before.isspace()))

@@ -33,6 +33,20 @@ _NUMBERS = re.compile(
 )
 _LONGEST = 24  # characters of a number that are looked at on either side
 _SIGNS = re.compile(r"(?:\+\+?|#)(?!\w)")
+_GREEK_ACCENTS = frozenset("\u0300\u0301\u0342")
+
+
+def _without_accent(char: str) -> str:
+    parts = unicodedata.normalize("NFD", char)
+    return unicodedata.normalize("NFC", "".join(one for one in parts if one not in _GREEK_ACCENTS))
+
+
+# Small letters that differ in what capitals don't show: HAYIR is hayır, ΟΧΙ is όχι.
+_LOST_IN_CAPITALS = {ord("ı"): "i"} | {
+    place: _without_accent(chr(place))
+    for place in (*range(0x370, 0x400), *range(0x1F00, 0x2000))
+    if unicodedata.category(chr(place)) == "Ll"
+}
 _HANGUL = re.compile("[\u1100-\u11ff\u3130-\u318f\ua960-\ua97f\uac00-\ud7ff]")
 
 
@@ -79,7 +93,7 @@ def _folded_once(text: str) -> str:
     text = unicodedata.normalize("NFKC", text).replace("\u2044", "/")
     # Of the Turkish capital İ the dot stays behind.
     text = text.casefold().replace("i\u0307", "i")
-    return " ".join(text.split())
+    return " ".join(text.translate(_LOST_IN_CAPITALS).split())
 
 
 def _without_form(text: str) -> Iterator[str]:

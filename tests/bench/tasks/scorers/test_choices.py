@@ -299,6 +299,98 @@ def test_yes_and_no_are_told_from_words(answer: str, choice: str) -> None:
     assert first_choice(answer, ["yes", "no"]) == choice
 
 
+@pytest.mark.parametrize(
+    "said",
+    ["B", "B.", "(B)", "The answer is B.", "I choose B.", "B is right.", "It's B.", "I'd say B",
+     "My answer: B", "Option B", "Answer B", "B because it fits", "B) Paris", "So B.",
+     "Therefore, B is correct.", "I think it is B"],
+)  # fmt: skip
+def test_a_question_that_a_model_asks_itself_ends_its_answer(said: str) -> None:
+    scorer = make_scorer(BenchSettings(task="choice", choices=tuple("ABCD")), [])
+    for question in ("\n\nQuestion: Which?\nA) sky B) sea\nAnswer: C", "\nQ: Which?\nA: C",
+                     "\n\nFrage: Welche?\nAntwort: C", "\n\n### Question\nWhich? C"):  # fmt: skip
+        assert scorer(f"{said}{question}", "B") == 1.0
+        assert scorer.mark(f"{said}{question}", "C").lenient == 0.0
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["A가 아닙니다", "A는 정답이 아닙니다", "A가 아니에요", "A 아님", "정답은 A가 아닙니다",
+     "Nem A", "Ei A",
+     "όχι A", "δεν είναι A", "Η απάντηση δεν είναι A", "Không phải A", "Đáp án không phải là A",
+     "Bukan A", "Jawabannya bukan A", "Nie A", "Inte A", "A değil", "Cevap A değil", "Nu A", "Ne A",
+     "Ni A ni C", "Né A né C", "ليس A", "คำตอบไม่ใช่ A", "答えはAではありません",
+     "Vastaus ei ole A",
+     "A válasz nem A", "A is the wrong answer", "A is ruled out", "A can be excluded",
+     "I doubt it's A", "I doubt that it is A", "The answer is unlikely to be A", "A is unlikely",
+     "I don't think the answer is A", "A would be a mistake", "A does not fit", "A ist falsch",
+     "A est faux", "A неверно"],
+)  # fmt: skip
+def test_a_letter_that_is_denied_in_any_language_is_not_chosen(text: str) -> None:
+    assert settled_choice(text, list("ABCD")) == (None, "none")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["정답은 A가 아닙니다. B입니다.", "A가 아니라 B", "답은 B예요, A가 아닙니다",
+     "Không phải A mà là B",
+     "Đáp án là B, không phải A", "Bukan A, tapi B", "Jawabannya B, bukan A", "Όχι A, αλλά B",
+     "Η απάντηση είναι B, όχι A", "Nie A, lecz B", "Odpowiedź B, nie A", "Inte A utan B",
+     "Cevap A değil B", "Ei A vaan B", "Nem A, hanem B", "Nu A, ci B", "Ne A, nego B", "ليس A بل B",
+     "A नहीं, B", "I doubt that A is correct; B", "A is ruled out, so B", "A ist falsch, B stimmt",
+     "There is no doubt it's B", "B는 틀림없다"],
+)  # fmt: skip
+def test_the_letter_that_is_left_is_chosen(text: str) -> None:
+    assert first_choice(text, list("ABCD")) == "B"
+
+
+@pytest.mark.parametrize(
+    ("text", "choices", "choice"),
+    [
+        ("olumlu değil", ["olumlu", "olumsuz"], None), ("긍정이 아닙니다", ["긍정", "부정"], None),
+        ("olumlu değil, olumsuz", ["olumlu", "olumsuz"], "olumsuz"),
+        ("긍정이 아닙니다. 부정입니다.", ["긍정", "부정"], "부정"),
+        ("긍정적입니다", ["긍정", "부정"], "긍정"),
+        ("부정적이지 않다, 긍정", ["긍정", "부정"], "긍정"),
+        ("δεν είναι θετικό", ["θετικό", "x"], None),
+        ("Όχι θετικό αλλά αρνητικό", ["θετικό", "αρνητικό"], "αρνητικό"),
+        ("positive is ruled out, negative", WORDS, "negative"),
+        ("肯定的ではありません。否定的です。", ["肯定的", "否定的"], "否定的"),
+        ("nie", ["tak", "nie"], "nie"),
+        ("Nie, tak nie jest.", ["tak", "nie"], "nie"), ("Nem.", ["igen", "nem"], "nem"),
+        ("Ei, se ei ole totta", ["kyllä", "ei"], "ei"), ("아니요", ["예", "아니요"], "아니요"),
+        ("Không.", ["Có", "Không"], "Không"), ("不是", ["是", "不是"], "不是"),
+        ("Hayır", ["evet", "hayır"], "hayır"),
+    ],
+)  # fmt: skip
+def test_a_word_that_is_denied_in_any_language_is_not_chosen(
+    text: str, choices: list[str], choice: str | None
+) -> None:
+    assert first_choice(text, choices) == choice
+
+
+@pytest.mark.parametrize("label", ["Text", "Question", "Review"])
+@pytest.mark.parametrize("said", ["positive", "It is positive.", "I'd call it positive."])
+def test_so_does_an_example_that_follows(said: str, label: str) -> None:
+    answer = f"{said}\n\n{label}: I hate it.\nSentiment: negative"
+    assert settled_choice(answer, WORDS) == ("positive", "one")
+    scorer = make_scorer(BenchSettings(task="labels"), WORDS)
+    assert scorer(answer, "positive") == 1.0
+
+
+@pytest.mark.parametrize(
+    ("answer", "choices", "choice"),
+    [
+        ("HAYIR", ["evet", "hayır"], "hayır"), ("HAYIR, DEĞİL", ["evet", "hayır"], "hayır"),
+        ("ΟΧΙ", ["ναι", "όχι"], "όχι"), ("Η ΑΠΑΝΤΗΣΗ ΕΙΝΑΙ ΟΧΙ", ["ναι", "όχι"], "όχι"),
+        ("ΘΕΤΙΚΟ", ["θετικό", "αρνητικό"], "θετικό"), ("Όχι.", ["ναι", "όχι"], "όχι"),
+        ("ΔΕΝ ΕΙΝΑΙ ΘΕΤΙΚΟ, ΑΡΝΗΤΙΚΟ", ["θετικό", "αρνητικό"], "αρνητικό"),
+    ],
+)  # fmt: skip
+def test_capitals_hide_dots_and_accents(answer: str, choices: list[str], choice: str) -> None:
+    assert first_choice(answer, choices) == choice
+
+
 def test_choices_are_the_references_where_none_are_given() -> None:
     scorer = make_scorer(BenchSettings(task="choice"), ["yes", "no", "yes"])
     assert scorer("Yes, that is so; no doubt.", "yes") == 1.0

@@ -78,6 +78,8 @@ def test_punctuation_around_changes_nothing(text: str, around: str) -> None:
         ("STRASSE", "Straße", True),
         ("İstanbul", "istanbul", True),
         ("ΣΟΦΟΣ", "σοφός".replace("ό", "ο"), True),
+        ("HAYIR", "hayır", True), ("hayır", "HAYIR", True), ("ΟΧΙ", "όχι", True),
+        ("ΌΧΙ", "όχι", True), ("ΘΕΤΙΚΟ", "θετικό", True), ("ΠΡΟΪΟΝ", "προϊόν", True),
         ("cafe\u0301", "café", True),
         ("cafe", "café", False),
         ("C#", "C", False),

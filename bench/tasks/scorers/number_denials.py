@@ -1,0 +1,42 @@
+"""Numbers that an answer denies: not 12, isn't 5 or 6, 12 is wrong, 12ではありません, x ≠ 12."""
+
+from __future__ import annotations
+
+import re
+
+from tuneserve.bench.tasks.scorers.denial_words import BEFORE, BEHIND
+
+_DIGITS = r"[-+$€£]?(?<![\d.,/])\d(?:[.,/]?\d){0,40}+(?:\s?%)?"
+_LINK = r"(?:\b(?:or|nor|oder|noch|ou|ni|или|ни)\b|或)"
+_UNIT = (
+    r"(?:\s?[個つ人円年개명원个元岁歳]|\s?°C?|\s[^\W\d_]{1,12}(?=\s)|,?\s(?:that|which)(?=\sis\s))?"
+)
+_THINK = (
+    r"(?:(?:do|does|did|could|would)(?:\snot|n't)|can't|cannot)\s(?:think|believe|say|guess|suppose)"
+    r"(?:\s(?:that|it|this|the\s(?:answer|result|number)|would|could|should|is|be|was|to|can))*+(?:'s)?"
+    r"|nicht,\sdass\s(?:es|das|die\sAntwort|das\sErgebnis)|pas\sque\s(?:ce\ssoit|c'est|la\sréponse\ssoit)"
+    r"|no\s(?:creo|pienso)\sque\s(?:sea|es)|não\s(?:acho|creio)\sque\s(?:seja|é)|non\scredo\sche\ssia"
+    r"|не\sдумаю,\sчто\sэто"
+)
+_NOT_SO = (
+    r"(?:\b(?:right|correct|true|it|possible|valid|the|what|an?\s\w+\sanswer"
+    r"|richtig|korrekt|möglich|die|das|bonne?|la|le|corrett[oa]|correct[oa]|corret[oa]|juist|goed"
+    r"|верн\w*|ответ\w*|rätt|riktig)\b|(?=[.,;!?\n]|\Z))"
+)
+_NEGATED = re.compile(
+    rf"(?i)(?:(?:{BEFORE}|n't|\b{_THINK}|\bkeine?n?\b|\banything\sbut\b)\s*"
+    r"(?:\b(?:be|equal(?:\sto)?|exactly|quite|really|actually|the|là|é)\s+){0,2}"
+    r"|(?:≠|!=|<>|\\neq?(?![A-Za-z])|=/=|\bne(?=\s\d))\s*)"
+    rf"{_DIGITS}(?:\s*{_LINK}\s*{_DIGITS})*"
+    rf"|{_DIGITS}(?:(?:\s*,\s*{_DIGITS}){{0,8}}\s*(?:\b(?:and|or|und|et|y|e|и)\b|和|と)\s*{_DIGITS}"
+    r"\s(?:are|were|sind|sont|son|são|sono)\s(?:both\s|all\s|beide\s)?"
+    r"(?:wrong|incorrect|false|falsch|fausses|faux|incorrectos|erradas?|sbagliat[ie])\b"
+    rf"|{_UNIT}(?:{BEHIND}"
+    rf"|\s(?:(?:is|was)(?:\snot\b|n't)|ist\snicht|n'est\spas|no\ses|não\sé|non\sè|is\sniet|nie\sjest"
+    rf"|не|är\sinte|er\sikke)\s?{_NOT_SO}))"
+)
+
+
+def without_denied(text: str) -> str:
+    """A prepared text without the numbers that it denies."""
+    return _NEGATED.sub(" ", text)
