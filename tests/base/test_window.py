@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tuneserve.base.window import longest_text, within_window
+from tuneserve.base.window import longest_text, require_within_window, within_window
+from tuneserve.errors import UsageError
 from tuneserve.settings import Recipe
 
 PHI3 = {"model_type": "phi3", "max_position_embeddings": 4096, "sliding_window": 2047}
@@ -45,3 +46,13 @@ def test_a_length_that_was_set_stays(length: int, capsys: pytest.CaptureFixture[
     recipe = Recipe.model_validate({"model": {"max_seq_length": length}})
     assert within_window(recipe, PHI3) == recipe
     assert capsys.readouterr().err == ""
+
+
+def test_a_length_that_a_training_refuses_is_refused_before() -> None:
+    for length in (64, 2047):
+        recipe = Recipe.model_validate({"model": {"max_seq_length": length}})
+        require_within_window(recipe, PHI3, "there")
+    recipe = Recipe.model_validate({"model": {"max_seq_length": 2048}})
+    with pytest.raises(UsageError, match=r"2,048, and this base is made for 2,047 tokens"):
+        require_within_window(recipe, PHI3, "there")
+    require_within_window(recipe, {"model_type": "llama"}, "there")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tuneserve.console import say
+from tuneserve.errors import UsageError
 from tuneserve.gguf.architectures.computed import ignored_window
 from tuneserve.settings import Recipe
 from tuneserve.text_model import text_config
@@ -41,3 +42,14 @@ def within_window(recipe: Recipe, config: Mapping[str, Any], *, told: bool = Tru
         )
     changed = model.model_copy(update={"max_seq_length": longest})
     return recipe.model_copy(update={"model": changed})
+
+
+def require_within_window(recipe: Recipe, config: Mapping[str, Any], where: str) -> None:
+    """Raise UsageError for a max_seq_length beyond the longest text of a base of this config.json,
+    which the check before a training refuses."""
+    longest, length = longest_text(config), recipe.model.max_seq_length
+    if longest is not None and length > longest:
+        raise UsageError(
+            f"max_seq_length is {length:,}, and this base is made for {longest:,} tokens",
+            where=where, hint=f"Set [model] max_seq_length to {longest} or less.",
+        )  # fmt: skip

@@ -70,7 +70,7 @@ def look_ahead(
 ) -> dict[str, Any]:
     """Show what a recipe takes, and return it as JSON. `device` is 'cuda' or 'cpu'; `named`: the
     user has named the data in this command. Raises UsageError for what training refuses."""
-    from tuneserve.base.window import within_window
+    from tuneserve.base.window import require_within_window, within_window
     from tuneserve.cli.planning import plan
     from tuneserve.convert.preflight.configuration import require_planned
     from tuneserve.finetune.memory.budget import with_precision_of_base
@@ -83,6 +83,7 @@ def look_ahead(
     check_device(device, recipe.train)
     require_planned(base, recipe.convert, spec=recipe.model.base)
     recipe = within_window(recipe, base.config)
+    require_within_window(recipe, base.config, base.where)
     train, unknown = planned_targets(base, recipe.train)
     recipe = recipe.model_copy(update={"train": train})
     recipe = with_precision_of_base(recipe, base.config)
