@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PLAIN_LINE_SECONDS = 10.0
+_REDRAW_SECONDS = 0.1
 # Of a column in which lines are broken, in cells.
 _NARROWEST = 16
 # No message has one: it would be shown as an escape.
@@ -243,10 +244,15 @@ def _live_bar(pace: _Pace) -> Iterator[Advance]:
 
     bar = Bar(visible(pace.label))
     bar.figures = "", ESTIMATING
+    drawn = pace.now
     with shown(bar, stderr_console()) as draw:
 
         def advance(amount: float, note: str = "") -> None:
+            nonlocal drawn
             pace.advance(amount)
+            if pace.now - drawn < _REDRAW_SECONDS and not pace.is_done:
+                return
+            drawn = pace.now
             bar.share, bar.note = pace.share, visible(note)
             bar.figures = pace.rate, pace.time
             draw()
