@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, StrictUndefined
 
+from tuneserve.console import print_text
 from tuneserve.settings import ServeSettings
 
 TEMPLATE = Path(__file__).with_name("haproxy.cfg.j2")
@@ -74,4 +75,4 @@ def _rendered(**values: Any) -> str:
 
 
 if __name__ == "__main__":
-    print(containers_configuration(), end="")
+    print_text(containers_configuration().removesuffix("\n"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tuneserve.child import own_module, run_child
+from tuneserve.console import print_json
 from tuneserve.errors import UsageError
 from tuneserve.llama import free_gpu_memory, physical_cores
 from tuneserve.settings import EACH_GPU, ServeSettings
@@ -55,4 +56,4 @@ def threads_of_each(settings: ServeSettings, replicas: int) -> int:
 
 
 if __name__ == "__main__":
-    print(len(free_gpu_memory()))
+    print_json(len(free_gpu_memory()))
