@@ -75,4 +75,4 @@ def _rendered(**values: Any) -> str:
 
 
 if __name__ == "__main__":
-    print_text(containers_configuration().removesuffix("\n"))
+    print_text(containers_configuration())
