@@ -155,9 +155,10 @@ def supposed(
 
 
 def around(
-    count: int, value: float, error: float, freedom: float, skewness: float
+    count: int, value: float, error: float, freedom: float, skewness: float, knee: float = 0.7
 ) -> tuple[float, float]:
-    """Student's interval, and where Hall's cubic of it is at Student's quantiles."""
+    """Student's interval, and where Hall's cubic of it is at Student's quantiles; where what is
+    cubed is so small that its cube is less than 1 - knee, the cubic's tangent there."""
     t = float(stats.t.ppf(0.975, freedom))
     if count < 5:
         return value - error * t, value + error * t
@@ -165,7 +166,11 @@ def around(
     def solved(quantile: float) -> float:
         def cubic(x: float) -> float:
             g = skewness * (1 + 10 / count)
-            return x + g * x**2 / 3 + g**2 * x**3 / 27 + g / 6 - quantile
+            cubed, flat = 1 + g * x / 3, (1 - knee) ** (1 / 3)
+            if cubed >= flat:
+                return x + g * x**2 / 3 + g**2 * x**3 / 27 + g / 6 - quantile
+            tangent = flat**3 + 3 * flat**2 * (cubed - flat)
+            return (tangent - 1) / g + g / 6 - quantile
 
         return float(optimize.brentq(cubic, -50, 50, xtol=1e-13))
 
@@ -274,7 +279,7 @@ def perplexity(nll: list[float], tokens: list[float], sizes: list[float]) -> Est
         return Estimate(math.exp(sum(nll) / sum(tokens)), why_not=counted(nll, sizes))
     mean, error, freedom, skewness = robust(nll, tokens)
     number = len(nll)
-    skewed = around(number, mean, error, freedom, skewness)[1]
+    skewed = around(number, mean, error, freedom, skewness, knee=0.9)[1]
     error /= mean
     t = float(stats.t.ppf(0.975, freedom))
     logs = [math.log(loss / count) for loss, count in zip(nll, tokens, strict=True)]
