@@ -166,7 +166,7 @@ def around(
     def solved(quantile: float) -> float:
         def cubic(x: float) -> float:
             g = skewness * (1 + 10 / count)
-            cubed, flat = 1 + g * x / 3, (1 - knee) ** (1 / 3)
+            cubed, flat = 1 + g * x / 3, float((1 - knee) ** (1 / 3))
             if cubed >= flat:
                 return x + g * x**2 / 3 + g**2 * x**3 / 27 + g / 6 - quantile
             tangent = flat**3 + 3 * flat**2 * (cubed - flat)
