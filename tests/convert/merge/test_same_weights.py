@@ -41,11 +41,15 @@ def check(trained: Path, other: Path, *, of_file: bool = False) -> None:
 
 
 def tuned_by(share: float) -> Change:
-    """Weights moved by so much of their size, as a tune of all weights does."""
+    """Weights moved by so much of their row's size, as a tune of all weights does."""
     random = np.random.default_rng(1)
-    return lambda value: (
-        value + (share * value.std() * random.standard_normal(value.shape)).astype(value.dtype)
-    )
+
+    def change(value: np.ndarray) -> np.ndarray:
+        size = share * value.std(axis=1, keepdims=True)
+        moved: np.ndarray = value + (size * random.standard_normal(value.shape)).astype(value.dtype)
+        return moved
+
+    return change
 
 
 def one_row(value: np.ndarray) -> np.ndarray:
