@@ -63,10 +63,12 @@ class FourBitTensor:
         values *= self._scales(first, last)
         return rounded(values, self.dtype).reshape(stop - start, columns)
 
-    def misplaced(self, values: Floats, start: int) -> Floats:
-        """The share of each row of `values` (rows from `start` on, of what may have been quantized)
-        that would be stored otherwise: nearer to another of the table's numbers than to the one
-        that is stored, by more than what 16 bits explain, or in a block of another size."""
+    def compared(self, values: Floats, start: int) -> tuple[Floats, Floats]:
+        """Against `values` (rows from `start` on, of what may have been quantized). First the share
+        of each row that would be stored otherwise: nearer to another of the table's numbers than to
+        the one that is stored, by more than what 16 bits explain, or in a block of another size.
+        Then the stored rows by the scales that these values have: what a nested checkpoint rounds
+        of its scales is not in them."""
         first, last = start * self.shape[1], start * self.shape[1] + values.size
         scales, off = self._own_scales(values.reshape(-1), first, last)
         parts = values.reshape(-1) / np.where(scales == 0, np.float32(1), scales)
@@ -75,16 +77,9 @@ class FourBitTensor:
         stored = self.table[self._indices(first, last)]
         further = np.abs(parts - stored) - np.abs(parts - nearest)
         wrong = (further > _SLACK) | off
-        share: Floats = wrong.reshape(values.shape).mean(axis=1, dtype=np.float32)
-        return share
-
-    def rescaled(self, values: Floats, start: int) -> Floats:
-        """The rows that are stored from `start` on, as many as `values` are, by the scales that
-        these have: what a nested checkpoint rounds of its scales is not in them."""
-        first = start * self.shape[1]
-        scales, _ = self._own_scales(values.reshape(-1), first, first + values.size)
-        stored: Floats = self.table[self._indices(first, first + values.size)] * scales
-        return stored.reshape(values.shape)
+        misplaced: Floats = wrong.reshape(values.shape).mean(axis=1, dtype=np.float32)
+        rescaled: Floats = (stored * scales).reshape(values.shape)
+        return misplaced, rescaled
 
     def own_and_stored(self, values: Floats, start: int) -> tuple[Floats, Floats]:
         """Of each row of `values` (rows from `start` on, of what may have been quantized), summed:

@@ -27,7 +27,7 @@ from tuneserve.errors import UsageError
 from tuneserve.files import read_json
 
 # The share of a tensor's values, or of one row's, that may not round to what is stored (see
-# FourBitTensor.misplaced): of the same model it is nearly nothing.
+# FourBitTensor.compared): of the same model it is nearly nothing.
 _MISPLACED, _MISPLACED_ROW = 0.01, 0.1
 # Relative distance of two copies of a tensor: bfloat16 rounds by up to 0.004; what a quantized file
 # holds is some tenths away, an unrelated tensor 1.4. Of a row of such a file: so many times the
@@ -126,10 +126,9 @@ class _Pair:
         values = self.other.rows(*span)
         if self.name in (EMBEDDING, HEAD):
             return _Span(self._apart_by_token(values, span))
-        apart = self._apart(values, span)
         if not isinstance(self.stored, FourBitTensor):
-            return _Span(apart)
-        rounded = self.stored.rescaled(values, span[0])
+            return _Span(self._apart(values, span))
+        apart, rounded = self.stored.compared(values, span[0])
         size = np.maximum(_sizes(values), np.float32(np.finfo(np.float32).tiny))
         distance: Floats = (_sizes(values - rounded) / size).astype(np.float32)
         own, stored = self.stored.own_and_stored(values, span[0])
@@ -138,7 +137,7 @@ class _Pair:
     def _apart(self, values: Floats, span: tuple[int, int], least: float = 0.0) -> Floats:
         """`least`: the size that a row is taken to have at least."""
         if isinstance(self.stored, FourBitTensor):
-            return self.stored.misplaced(values, span[0])
+            return self.stored.compared(values, span[0])[0]
         difference = _sizes(values - self.stored.rows(*span))
         size = np.maximum(_sizes(values), max(least, float(np.finfo(np.float32).tiny)))
         return np.where(difference == 0, np.float32(0), difference / size)

@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tuneserve.base import ResolvedBase, hub_config, is_hub_id, resolve_base
-from tuneserve.base.window import longest_text, within_window
+from tuneserve.base.window import beyond_window, within_window
 from tuneserve.chat.examples import Example
 from tuneserve.console import human_bytes
 from tuneserve.convert.gguf.model import GGUFModel
@@ -142,29 +142,19 @@ def check_conversion(
 
 
 def _window(checkpoint: MergedCheckpoint, recipe: Recipe) -> list[Finding]:
-    """A sliding window that llama.cpp computes without, which longer texts would show; and more
-    positions than the base has, for which training would change its RoPE."""
+    """A length of texts that training and llama.cpp would not compute alike; or a sliding window
+    that llama.cpp computes without, which longer texts would show."""
     config = checkpoint.config
-    window, longest = ignored_window(config), longest_text(config)
-    length = within_window(recipe, config, told=False).model.max_seq_length
+    if refused := beyond_window(within_window(recipe, config, told=False), config):
+        return [refused]
+    window = ignored_window(config)
     if window is None:
-        if longest is None or length <= longest:
-            return []
-        return [
-            Finding(
-                "window", "refused", f"max_seq_length is {length:,}, and config.json has "
-                f"max_position_embeddings = {longest:,}: training would stretch its RoPE, which "
-                "the GGUF would not have", f"Set [model] max_seq_length to {longest} or less.",
-            )
-        ]  # fmt: skip
-    reached = length > window
-    advice = f"Serve it with at most {window} tokens of context."
-    if reached:
-        advice = f"Set [model] max_seq_length to {window} or less."
+        return []
     return [
         Finding(
-            "window", "refused" if reached else "note", "config.json: sliding_window: llama.cpp "
-            f"computes without a window, this model with one of {window} tokens", advice,
+            "window", "note", "config.json: sliding_window: llama.cpp computes without a window, "
+            f"this model with one of {window} tokens",
+            f"Serve it with at most {window} tokens of context.",
         )
     ]  # fmt: skip
 

@@ -99,6 +99,10 @@ def test_no_context_is_promised_that_the_model_was_not_made_for(
     done = tuneserve("plan", "--base", str(base), "--vram", "24", "--json")
     assert json.loads(done.stdout)["longest_context"] == 8192
     assert "the model's whole context of 8,192 tokens fits" in done.stderr
+    assert "all requests together" not in done.stderr
+    done = tuneserve("plan", "--base", str(base), "--vram", "24", "--ctx", "16384", "--json")
+    titles = json.loads(done.stdout)["peaks"]
+    assert any("context 16384 for all requests together, 8192 for one" in one for one in titles)
 
 
 def test_a_gpu_that_is_not_there_is_told(tuneserve: Runner, tmp_path: Path) -> None:

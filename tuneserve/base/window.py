@@ -7,6 +7,7 @@ from typing import Any
 
 from tuneserve.console import say
 from tuneserve.errors import UsageError
+from tuneserve.findings import Finding
 from tuneserve.gguf.architectures.computed import ignored_window
 from tuneserve.settings import Recipe
 from tuneserve.text_model import text_config
@@ -44,12 +45,25 @@ def within_window(recipe: Recipe, config: Mapping[str, Any], *, told: bool = Tru
     return recipe.model_copy(update={"model": changed})
 
 
-def require_within_window(recipe: Recipe, config: Mapping[str, Any], where: str) -> None:
-    """Raise UsageError for a max_seq_length beyond the longest text of a base of this config.json,
-    which the check before a training refuses."""
+def beyond_window(recipe: Recipe, config: Mapping[str, Any]) -> Finding | None:
+    """'refused' for a max_seq_length beyond the longest text of a base of this config.json:
+    training would stretch its RoPE, which the GGUF would not have, or look through a sliding window
+    that llama.cpp computes without."""
     longest, length = longest_text(config), recipe.model.max_seq_length
-    if longest is not None and length > longest:
-        raise UsageError(
-            f"max_seq_length is {length:,}, and this base is made for {longest:,} tokens",
-            where=where, hint=f"Set [model] max_seq_length to {longest} or less.",
-        )  # fmt: skip
+    if longest is None or length <= longest:
+        return None
+    key = "max_position_embeddings"
+    if longest != text_config(config)[key]:
+        key = "sliding_window, which llama.cpp computes without"
+    return Finding(
+        "window", "refused",
+        f"max_seq_length is {length:,}, and this base is made for {longest:,} tokens (config.json: "
+        f"{key})",
+        f"Set [model] max_seq_length to {longest} or less.",
+    )  # fmt: skip
+
+
+def require_within_window(recipe: Recipe, config: Mapping[str, Any], where: str) -> None:
+    """Raise UsageError for what `beyond_window` refuses."""
+    if refused := beyond_window(recipe, config):
+        raise UsageError(refused.found, where=where, hint=refused.advice)

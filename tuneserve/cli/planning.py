@@ -58,7 +58,7 @@ def plan(
     found = MemoryPlan(
         parameters=shape.parameters,
         chosen=strategy.decisions,
-        peaks=_peaks(recipe, strategy, sizes, device),
+        peaks=_peaks(recipe, strategy, sizes, device, model_context),
         advice=[],
     )
     if available is None:
@@ -76,7 +76,11 @@ def plan(
 
 
 def _peaks(
-    recipe: Recipe, strategy: MemoryStrategy, sizes: ModelSizes, device: str
+    recipe: Recipe,
+    strategy: MemoryStrategy,
+    sizes: ModelSizes,
+    device: str,
+    model_context: int | None,
 ) -> dict[str, dict[str, int]]:
     """Bytes by part, of each stage as that stage itself estimates them."""
     serve = recipe.serve
@@ -85,10 +89,13 @@ def _peaks(
     if draft is not None:
         parts = _served(draft, draft_settings(serve), device)
         serving |= {f"draft_{part}": size for part, size in parts.items()}
+    context = f"context {serve.ctx}"
+    if model_context is not None and model_context < serve.ctx:
+        context += f" for all requests together, {model_context} for one"
     return {
         f"training: {strategy.describe()}": asdict(strategy.memory),
         "merge": {"tensors and libraries": needed_memory(worker_threads(recipe.convert))},
-        f"serving: {recipe.convert.quantization}, context {serve.ctx}": serving,
+        f"serving: {recipe.convert.quantization}, {context}": serving,
     }
 
 

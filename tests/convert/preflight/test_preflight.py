@@ -261,7 +261,7 @@ def test_a_window_that_llama_cpp_ignores_is_refused_where_training_reaches_it(
     shutil.copytree(small_base, base)
     config(architectures=["MistralForCausalLM"], model_type="mistral", sliding_window=128)(base)
     longer = check(base, tmp_path, model={"max_seq_length": 129})
-    assert "config.json: sliding_window: " in refusals(longer)
+    assert "made for 128 tokens (config.json: sliding_window" in refusals(longer)
     within = check(base, tmp_path, model={"max_seq_length": 128})
     assert not refusals(within)
     assert "window" in [one.name for one in within if one.status == "note"]
@@ -273,7 +273,7 @@ def test_a_window_that_llama_cpp_ignores_is_refused_where_training_reaches_it(
 def test_more_positions_than_the_base_has_are_refused(small_base: Path, tmp_path: Path) -> None:
     longer = refusals(check(small_base, tmp_path, model={"max_seq_length": 257}))
     assert longer.startswith("window: max_seq_length is 257")
-    assert "max_position_embeddings = 256" in longer
+    assert "made for 256 tokens (config.json: max_position_embeddings)" in longer
     assert not refusals(check(small_base, tmp_path, model={"max_seq_length": 256}))
 
 
