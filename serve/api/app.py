@@ -98,6 +98,7 @@ def create_app(service: Service) -> FastAPI:
     app.state.json_limits = JsonLimits(
         settings.max_json_depth, settings.max_json_containers, settings.max_json_values
     )
+    app.state.apart = service.apart
 
     errors.install(app, off={} if settings.batch_dir else BATCHES_OFF)
     _describe_without_422(app)

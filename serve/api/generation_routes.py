@@ -43,11 +43,12 @@ def generation_router(service: Service) -> APIRouter:
     async def chat(body: ChatRequest, request: Request) -> Response:
         """The next turn of a conversation."""
         name = service.resolve_model(body.model, body.lora)
-        check_fields(service, body)
+        without_effect = await service.translating(request, lambda: body.ignored)
+        check_fields(service, body, without_effect)
         turn = await service.prepare(body, name)
         if service.settings.log_prompts:
             note(request.scope, messages=[message.text for message in body.messages])
-        ignored = [*body.ignored, *turn.ignored]
+        ignored = [*without_effect, *turn.ignored]
         told = notices(service, request, ignored, unenforced=turn.unenforced)
         writer = ChatWriter(
             name, service.engine.model, turn, choices=body.choices, logprobs=bool(body.logprobs)
@@ -60,7 +61,7 @@ def generation_router(service: Service) -> APIRouter:
     async def complete(body: CompletionRequest, request: Request) -> Response:
         """The continuation of a text, without a chat template."""
         name = service.resolve_model(body.model, body.lora)
-        check_fields(service, body)
+        check_fields(service, body, body.ignored)
         texts = listed(body.prompt)
         try:
             prompts = await service.text_prompts(texts, param="prompt", most=service.engine.limit)
@@ -121,12 +122,12 @@ async def respond(
     return Response(writer.whole(completions), media_type="application/json", headers=headers)
 
 
-def check_fields(service: Service, body: GenerationRequest) -> None:
-    """Raises ApiError for ids that the model lacks and, if the server is strict, for fields that
-    have no effect."""
+def check_fields(service: Service, body: GenerationRequest, ignored: Sequence[str]) -> None:
+    """Raises ApiError for ids that the model lacks and, if the server is strict, for the fields
+    that are `ignored`."""
     service.check_tokens(map(int, body.logit_bias or ()), param="logit_bias")
     service.check_tokens(body.stop_token_ids or (), param="stop_token_ids")
-    refuse_if_strict(service, body.ignored)
+    refuse_if_strict(service, ignored)
 
 
 def refuse_if_strict(service: Service, ignored: Sequence[str]) -> None:

@@ -25,6 +25,8 @@ _TEXT_KEYS = {
     "thinking": "thinking",
 }
 """Kinds of content parts, of several APIs, with the key under which their text stands."""
+_AROUND = 16
+"""Characters that a chat template writes around a message, about."""
 
 
 class TextPart(RequestModel):
@@ -141,7 +143,7 @@ class ChatMessage(RequestModel):
     def size(self) -> int:
         """Characters of what it brings into the prompt, about."""
         calls = sum(len(call.function.arguments) for call in self.tool_calls or ())
-        return len(self.text) + len(self.thoughts or "") + calls
+        return len(self.text) + len(self.thoughts or "") + calls + _AROUND
 
     @property
     def text(self) -> str:

@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from fastapi import Request
+
 from tuneserve.chat.prompt import encode_text, special_tokens_of, template_of
 from tuneserve.chat.template import ChatTemplate
 from tuneserve.chat.template_traits import template_traits
@@ -20,6 +22,7 @@ from tuneserve.gguf.reader import GGUFFile
 from tuneserve.gguf.system_prompt import SYSTEM_PROMPT, system_prompt_of
 from tuneserve.recipe import nearest
 from tuneserve.serve.api.errors import LONGEST_SHOWN, ApiError, too_long
+from tuneserve.serve.api.json_route import LONG_BODY
 from tuneserve.serve.api.lora_scales import LoraScale, chosen_adapter
 from tuneserve.serve.api.messages import ChatMessage
 from tuneserve.serve.api.metrics import Metrics
@@ -70,6 +73,7 @@ class Service:
         self.grammars = GrammarCompiler(self.engine.model)
         self._grammar_threads = ThreadPoolExecutor(COMPILED_AT_ONCE, "grammars")
         self._long_texts = ThreadPoolExecutor(1, "long texts")
+        self._long_bodies = ThreadPoolExecutor(1, "long bodies")
         # Those that wait for a template that takes long hold up no other request.
         self._chats = ThreadPoolExecutor(CHATS_AT_ONCE, "chats")
         self._grammar_places = asyncio.Semaphore(COMPILED_AT_ONCE)
@@ -112,6 +116,7 @@ class Service:
         # A thread that reads the vocabulary must not outlive it.
         self._grammar_threads.shutdown(cancel_futures=True)
         self._long_texts.shutdown(cancel_futures=True)
+        self._long_bodies.shutdown(cancel_futures=True)
         self._chats.shutdown(cancel_futures=True)
         if self.adapter_directory is not None:
             self.adapter_directory.close()
@@ -166,6 +171,17 @@ class Service:
         if size <= LONG_TEXT:
             return await asyncio.to_thread(work)
         return await asyncio.get_running_loop().run_in_executor(self._long_texts, work)
+
+    async def apart(self, work: Callable[[], T]) -> T:
+        """Do work on the content of a long body in another thread, one after the other, so that the
+        loop goes on with other requests meanwhile."""
+        return await asyncio.get_running_loop().run_in_executor(self._long_bodies, work)
+
+    async def translating(self, request: Request, work: Callable[[], T]) -> T:
+        """Do work that takes as long as a request's body is large, apart if it is long."""
+        if len(await request.body()) <= LONG_BODY:
+            return work()
+        return await self.apart(work)
 
     def check_size(self, size: int, *, param: str) -> None:
         """Raises ApiError, naming `param`, for a text of `size` characters that no context bounds

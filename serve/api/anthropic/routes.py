@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from fastapi import APIRouter, Request, Response
 
 from tuneserve.serve.api.anthropic.protocol import (
@@ -15,6 +17,7 @@ from tuneserve.serve.api.anthropic.writer import MessageWriter
 from tuneserve.serve.api.generation_routes import STREAMED
 from tuneserve.serve.api.json_route import json_router
 from tuneserve.serve.api.prepare import Turn
+from tuneserve.serve.api.protocol import ChatRequest
 from tuneserve.serve.api.service import Service
 from tuneserve.serve.api.translated import answer, count_tokens
 
@@ -26,10 +29,13 @@ def anthropic_router(service: Service) -> APIRouter:
     @router.post("/v1/messages", response_model=AnsweredMessage, responses=STREAMED)
     async def messages(body: MessagesRequest, request: Request) -> Response:
         """The next turn of a conversation, in the form of Anthropic's API."""
-        chat = as_chat(body, thinks=service.thinks)
-        shown = body.thinking is None or body.thinking.display != "omitted"
 
-        ignored = ignored_of(body, thinks=service.thinks)
+        def read() -> tuple[ChatRequest, list[str]]:
+            chat = as_chat(body, thinks=service.thinks)
+            return chat, ignored_of(body, thinks=service.thinks)
+
+        chat, ignored = await service.translating(request, read)
+        shown = body.thinking is None or body.thinking.display != "omitted"
 
         def writer(name: str, turn: Turn) -> MessageWriter:
             return MessageWriter(name, service.engine.model, turn, show_thoughts=shown)
@@ -37,9 +43,10 @@ def anthropic_router(service: Service) -> APIRouter:
         return await answer(service, request, chat, NAMES, writer, ignored=ignored)
 
     @router.post("/v1/messages/count_tokens")
-    async def count(body: CountRequest) -> TokenCount:
+    async def count(body: CountRequest, request: Request) -> TokenCount:
         """How many tokens the prompt of such a message has."""
-        chat = as_chat(body, thinks=service.thinks)
+        read = partial(as_chat, body, thinks=service.thinks)
+        chat = await service.translating(request, read)
         return TokenCount(input_tokens=await count_tokens(service, chat, NAMES))
 
     return router

@@ -182,6 +182,6 @@ def as_items(given: Any) -> Any:
     return [{"role": "user", "content": given}] if isinstance(given, str) else given
 
 
-def read_items(items: Iterable[dict[str, Any]]) -> list[InputItem]:
-    """Items from their stored form."""
+def read_items(items: Iterable[InputItem | dict[str, Any]]) -> list[InputItem]:
+    """Items of which some are in their stored form."""
     return [_ADAPTER.validate_python(item) for item in items]

@@ -21,10 +21,11 @@ from tuneserve.serve.api.openai_responses.answers import (
 )
 from tuneserve.serve.api.openai_responses.items import InputItem, ItemReference, read_items
 from tuneserve.serve.api.openai_responses.protocol import CountRequest, ResponsesRequest
-from tuneserve.serve.api.openai_responses.store import ResponseStore
+from tuneserve.serve.api.openai_responses.store import ResponseStore, StoredItems
 from tuneserve.serve.api.openai_responses.translate import NAMES, as_chat
 from tuneserve.serve.api.openai_responses.writer import ResponseWriter
 from tuneserve.serve.api.prepare import Turn
+from tuneserve.serve.api.protocol import ChatRequest
 from tuneserve.serve.api.replica import stored_id
 from tuneserve.serve.api.service import Service
 from tuneserve.serve.api.translated import answer, count_tokens
@@ -44,17 +45,16 @@ def responses_router(service: Service) -> APIRouter:
             return ""
         return hashlib.sha256(key_in(dict(request.headers.raw))).hexdigest()
 
-    def conversation(owner: str, body: CountRequest) -> list[InputItem]:
-        """The stored items that a request goes on from, and its own."""
-        items: list[InputItem] = []
+    def conversation(owner: str, body: CountRequest) -> list[InputItem | dict[str, Any]]:
+        """The items that a request goes on from, as they are stored, and its own."""
+        items: list[InputItem | dict[str, Any]] = []
         if body.previous_response_id is not None:
             previous = body.previous_response_id
-            items += read_items(store.get(owner, previous, param="previous_response_id").items)
-        for item in body.input:
-            if isinstance(item, ItemReference):
-                items += read_items([store.item(owner, item.id)])
-            else:
-                items.append(item)
+            items += store.get(owner, previous, param="previous_response_id").items
+        items += (
+            store.item(owner, item.id) if isinstance(item, ItemReference) else item
+            for item in body.input
+        )  # fmt: skip
         return items
 
     @router.post("/responses", include_in_schema=False)
@@ -62,22 +62,29 @@ def responses_router(service: Service) -> APIRouter:
     async def create(body: ResponsesRequest, request: Request) -> Response:
         """The next turn of a conversation, in the form of OpenAI's newer API."""
         owner = owner_of(request)
-        items = conversation(owner, body)
-        chat = as_chat(body, items)
+        parts = conversation(owner, body)
+
+        def read() -> tuple[ChatRequest, list[str], StoredItems]:
+            items = read_items(parts)
+            stored = [_stored(item, new_id) for item in items] if body.stores else []
+            return as_chat(body, items), body.ignored, StoredItems.of(stored)
+
+        chat, ignored, stored = await service.translating(request, read)
 
         def keep(response: ResponseObject) -> None:
             if body.stores:
-                store.put(owner, response, [_stored(item, new_id) for item in items])
+                store.put(owner, response, stored)
 
         def writer(name: str, turn: Turn) -> ResponseWriter:
             return ResponseWriter(name, service.engine.model, turn, body, keep, new_id)
 
-        return await answer(service, request, chat, NAMES, writer, ignored=body.ignored)
+        return await answer(service, request, chat, NAMES, writer, ignored=ignored)
 
     @router.post("/v1/responses/input_tokens")
     async def input_tokens(body: CountRequest, request: Request) -> InputTokens:
         """How many tokens the prompt of such a response has."""
-        chat = as_chat(body, conversation(owner_of(request), body))
+        parts = conversation(owner_of(request), body)
+        chat = await service.translating(request, lambda: as_chat(body, read_items(parts)))
         count = await count_tokens(service, chat, NAMES)
         return InputTokens(object="response.input_tokens", input_tokens=count)
 

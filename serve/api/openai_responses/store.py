@@ -13,6 +13,18 @@ MOST_RESPONSES = 10_000
 
 
 @dataclass(frozen=True)
+class StoredItems:
+    """Items of an input. `size` in bytes, as JSON."""
+
+    items: Sequence[Mapping[str, Any]]
+    size: int
+
+    @classmethod
+    def of(cls, items: Sequence[Mapping[str, Any]]) -> StoredItems:
+        return cls(items, sum(len(to_json(item)) for item in items))
+
+
+@dataclass(frozen=True)
 class StoredResponse:
     """A response with the conversation that led to it. `size` in bytes, as JSON."""
 
@@ -39,14 +51,12 @@ class ResponseStore:
     def __len__(self) -> int:
         return len(self._stored)
 
-    def put(
-        self, owner: str, response: Mapping[str, Any], items: Sequence[Mapping[str, Any]]
-    ) -> None:
+    def put(self, owner: str, response: Mapping[str, Any], given: StoredItems) -> None:
         """Keep a response and the items of its input; one larger than all the room is not kept."""
-        size = len(to_json(response)) + sum(len(to_json(item)) for item in items)
+        size = len(to_json(response)) + given.size
         if size > self._max_bytes:
             return
-        stored = StoredResponse(owner, response, items, size)
+        stored = StoredResponse(owner, response, given.items, size)
         self._stored[response["id"]] = stored
         for item in response["output"]:
             self._of_item[item["id"]] = response["id"]

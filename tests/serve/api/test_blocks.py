@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from tuneserve.serve.api.anthropic.writer import MessageWriter
 from tuneserve.serve.api.errors import ApiError
 from tuneserve.serve.api.openai_responses.protocol import ResponsesRequest
-from tuneserve.serve.api.openai_responses.store import ResponseStore
+from tuneserve.serve.api.openai_responses.store import ResponseStore, StoredItems
 from tuneserve.serve.api.openai_responses.writer import ResponseWriter
 from tuneserve.serve.api.prepare import Turn
 from tuneserve.serve.api.replica import stored_id
@@ -187,13 +187,13 @@ def response_of(number: int, text: str = "x" * 100) -> dict[str, Any]:
 def test_the_store_is_bounded_and_keeps_what_is_used() -> None:
     store = ResponseStore(1000)
     for number in range(5):
-        store.put("me", response_of(number), [{"id": "msg_in"}])
+        store.put("me", response_of(number), StoredItems.of([{"id": "msg_in"}]))
     assert store.get("me", "resp_0", param="p").items == [
         {"id": "msg_in"},
         *response_of(0)["output"],
     ]
-    store.put("me", response_of(5), [])
-    store.put("me", response_of(6), [])
+    store.put("me", response_of(5), StoredItems.of([]))
+    store.put("me", response_of(6), StoredItems.of([]))
     assert store.size <= 1000
     assert store.get("me", "resp_0", param="p")
     for gone in ("resp_1", "resp_9"):
@@ -207,7 +207,7 @@ def test_the_store_is_bounded_and_keeps_what_is_used() -> None:
             store.get(owner, "resp_0", param="p")
         with pytest.raises(ApiError, match="no item"):
             store.item(owner, "msg_0")
-    store.put("me", response_of(7, "x" * 2000), [])
+    store.put("me", response_of(7, "x" * 2000), StoredItems.of([]))
     with pytest.raises(ApiError, match="no response"):
         store.get("me", "resp_7", param="p")
     for number in range(7):

@@ -1,0 +1,93 @@
+"""Long bodies are read apart: other requests go on, and the words are the same."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tuneserve.serve.api.json_route import LONG_BODY
+
+MANY = 16_000
+TURN = {"role": "user", "content": "a"}
+BODIES: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {"messages": [TURN] * MANY, "max_tokens": 1},
+    "/v1/responses": {"input": [TURN] * MANY},
+    "/v1/messages": {"messages": [TURN] * MANY, "max_tokens": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def server(
+    demo_gguf: Path, start_server: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[httpx.Client]:
+    log = tmp_path_factory.mktemp("long") / "log"
+    with (
+        start_server(log, str(demo_gguf), "--name", "demo", "--ctx", "2048") as running,
+        httpx.Client(base_url=running.url, timeout=120) as client,
+    ):
+        yield client
+
+
+def test_very_many_messages_hold_up_nobody_who_looks(server: httpx.Client) -> None:
+    bodies = [(path, json.dumps(body)) for path, body in BODIES.items()]
+    headers = {"Content-Type": "application/json"}
+    longest, began = 0.0, time.monotonic()
+    with ThreadPoolExecutor(6) as pool:
+        asked = [
+            pool.submit(server.post, path, content=body, headers=headers)
+            for path, body in bodies * 2
+        ]
+        while not all(one.done() for one in asked):
+            before = time.monotonic()
+            assert server.get("/health").status_code == 200
+            longest = max(longest, time.monotonic() - before)
+            time.sleep(0.02)
+    took = time.monotonic() - began
+    # Read, and then longer than the context or what a run of the user's is taken as.
+    assert {one.result().status_code for one in asked} <= {200, 400}
+    assert longest < max(0.5, took / 8)
+
+
+@pytest.mark.parametrize("path", BODIES)
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"role": "nobody", "content": "a"},
+        {"role": "user", "content": 3},
+        {"role": "user", "content": "a", "colour": 1},
+    ],
+)
+def test_what_is_wrong_is_told_as_for_a_short_one(
+    server: httpx.Client, path: str, wrong: dict[str, Any]
+) -> None:
+    (field,) = {"messages", "input"} & set(BODIES[path])
+    told = []
+    for text in ("a", "a" * LONG_BODY):
+        turns = [{"role": "user", "content": text}, wrong]
+        answer = server.post(path, json={**BODIES[path], field: turns})
+        assert answer.status_code == 400
+        told.append(answer.json()["error"])
+    assert told[0] == told[1]
+
+
+def test_a_long_body_that_is_no_json_is_refused(server: httpx.Client) -> None:
+    content = '{"messages": [' + "1," * LONG_BODY
+    headers = {"Content-Type": "application/json"}
+    answer = server.post("/v1/chat/completions", content=content, headers=headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_json")
+
+
+@pytest.mark.parametrize("path", BODIES)
+def test_a_long_body_is_answered(server: httpx.Client, path: str) -> None:
+    (field,) = {"messages", "input"} & set(BODIES[path])
+    content = json.dumps({**BODIES[path], field: [TURN], "model": "demo"}) + " " * LONG_BODY
+    headers = {"Content-Type": "application/json"}
+    answer = server.post(path, content=content, headers=headers)
+    assert answer.status_code == 200, answer.text
