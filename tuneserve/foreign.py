@@ -41,6 +41,7 @@ REACHING_OUT = {
     ("serve", "batch_dir"): _WRITES,
     ("serve", "prefix_directory"): _WRITES,
     ("serve", "log_prompts"): "writes prompts and answers into the log",
+    ("serve", "replicas"): "starts that many servers",
 }
 """(section, field) of every setting that reaches out of the run, and what it does."""
 

@@ -10,8 +10,10 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from tuneserve.errors import TuneserveError, UsageError
+from tuneserve.files import is_special
 
 Number = int | float
+_MOST_BYTES = 4 << 30  # of answers.jsonl, which is read into memory
 T = TypeVar("T")
 
 
@@ -36,7 +38,7 @@ def read_versioned(path: Path, newest: int, *, hint: str) -> dict[str, Any]:
     newer release wrote it.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(_content(path, hint).decode("utf-8-sig"))
     except json.JSONDecodeError as error:
         raise TuneserveError(
             f"not valid JSON ({error.msg})", where=f"{path}:{error.lineno}", hint=hint
@@ -55,13 +57,25 @@ def read_versioned(path: Path, newest: int, *, hint: str) -> dict[str, Any]:
     return content
 
 
+def _content(path: Path, hint: str) -> bytes:
+    """A file's bytes. Raises TuneserveError for a pipe or a device, of which reading may have no
+    end, and for a file that is larger than any that tuneserve writes."""
+    if is_special(path):
+        raise TuneserveError(
+            "is no file but a device, a pipe or a stream", where=str(path), hint="Remove it."
+        )
+    if path.stat().st_size > _MOST_BYTES:
+        raise TuneserveError("is larger than 4 GiB", where=str(path), hint=hint)
+    return path.read_bytes()
+
+
 def read_numbered_lines(path: Path, *, hint: str) -> list[tuple[int, dict[str, Any]]]:
     """The JSON objects of a file that tuneserve wrote, one a line, each with the number of its line
     (from 1). Raises TuneserveError naming the file and the line that is damaged, or the file that
     is missing."""
     rows = []
     try:
-        lines = path.read_bytes().split(b"\n")
+        lines = _content(path, hint).split(b"\n")
     except FileNotFoundError as error:
         raise TuneserveError("is missing", where=str(path), hint=hint) from error
     for number, line in enumerate(lines, 1):

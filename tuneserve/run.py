@@ -145,16 +145,28 @@ class RunDirectory:
     def require(self) -> RunDirectory:
         """This run, or UsageError naming those that exist, or saying that its record is of a newer
         release or that it holds what is no file."""
-        if not self.record_path.is_file():
+        self.require_folder()
+        check_plain(self.root)
+        self.read()
+        return self
+
+    def require_folder(self) -> RunDirectory:
+        """This run, whatever its record says, or UsageError naming those that exist."""
+        if not os.path.lexists(self.record_path):
             known = sorted(path.parent.name for path in self.root.parent.glob("*/run.json"))
             raise UsageError(
                 "no such run",
                 where=str(self.root),
                 hint=f"Runs here: {', '.join(known)}." if known else "Start one: tuneserve train",
             )
-        check_plain(self.root)
-        self.read()
         return self
+
+    @property
+    def other_name_of(self) -> str | None:
+        """The name of the run that this one's folder is only a link to; None if it is none."""
+        target = self.root.resolve()
+        beside = target.parent == self.root.parent.resolve()
+        return target.name if self.root.is_symlink() and beside else None
 
     def require_stage(self, stage: str, kind: type[Result]) -> Result:
         """The finished stage's result, or UsageError saying which command makes it."""
@@ -259,10 +271,17 @@ class RunDirectory:
             )
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Lock the run while the block runs. Raises TuneserveError if another process has the lock,
-        UsageError if a newer release wrote its record, or a folder of it lies elsewhere."""
-        self.read()
+    def alone(self, *, damaged: bool = False) -> Iterator[None]:
+        """Lock the run while the block runs. Raises TuneserveError if another process has the lock
+        or, unless it may be `damaged`, its record can't be read; UsageError if a newer release
+        wrote that, or a folder of the run lies elsewhere."""
+        try:
+            self.read()
+        except UsageError:
+            raise
+        except TuneserveError:
+            if not damaged:
+                raise
         make_folder(self.root)
         check_own_folders(self.root)
         try:

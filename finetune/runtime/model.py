@@ -10,7 +10,7 @@ from typing import Any
 
 from tuneserve.base.fast_tokenizer import load_fast_tokenizer, save_fast_tokenizer
 from tuneserve.base.loaded import all_weights_read
-from tuneserve.chat.builtin_templates import chosen_template
+from tuneserve.chat.builtin_templates import chosen_template, default_template
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.finetune.runtime.libraries import Runtime, quiet
 from tuneserve.settings import ModelSettings, TrainSettings
@@ -25,6 +25,8 @@ def load_tokenizer(path: Path, settings: ModelSettings) -> Any:
         tokenizer = load_fast_tokenizer(path)
     if settings.chat_template is not None:
         tokenizer.chat_template = chosen_template(settings.chat_template, tokenizer.get_vocab())
+    elif isinstance(tokenizer.chat_template, Mapping):
+        tokenizer.chat_template = default_template(tokenizer.chat_template, path)
     return tokenizer
 
 

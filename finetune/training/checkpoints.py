@@ -11,7 +11,7 @@ from tuneserve.changes import with_defaults
 from tuneserve.console import say
 from tuneserve.durable import make_folder, sync_folder, sync_tree
 from tuneserve.errors import TuneserveError, UsageError
-from tuneserve.files import check_replaceable, read_json, remove, write_json
+from tuneserve.files import check_replaceable, is_made, read_json, remove, write_json
 from tuneserve.finetune.memory.search import Decisions
 from tuneserve.identity import changed_files, hashes_of
 from tuneserve.records import parse
@@ -60,6 +60,14 @@ def last_checkpoint(directory: Path) -> Path | None:
 def has_checkpoints(directory: Path) -> bool:
     """Is a training here that can go on? The files are not read."""
     return any(map(_has_all, _numbered(directory)))
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Is this a folder that the trainer wrote, or began: named as it names them, and with nothing
+    in it or some of a checkpoint's files?"""
+    if not is_made(path, OWN_FILES[:1]):
+        return False
+    return not any(path.iterdir()) or any((path / name).exists() for name in _PARTS)
 
 
 def checkpoint_directory(directory: Path, step: int) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +30,9 @@ LARGEST_BUFFER = 1 << 20
 _HEADERS_ROOM = 16_384
 _OWN_HEADERS = 8
 _MOST_HEADERS = 32_767  # HAProxy's
+# HAProxy closes none that is slow for one that arrives, as a server does: so it has room for more.
+_SLOW_ONES = 4
+_OWN_FILES, _FILES_EACH = 200, 2
 
 
 class Server(NamedTuple):
@@ -54,7 +58,7 @@ def configuration(settings: ServeSettings, ports: Sequence[int], bind: str) -> s
         containers=False,
         servers=[Server(f"replica-{n}", f"127.0.0.1:{port}") for n, port in enumerate(ports, 1)],
         bind=bind,
-        max_connections=settings.max_connections,
+        max_connections=_connections(settings.max_connections),
         max_client_connections=settings.max_client_connections,
         buffer=min(settings.max_body, LARGEST_BUFFER) + settings.max_header_bytes + _HEADERS_ROOM,
         max_headers=min(settings.max_headers + _OWN_HEADERS, _MOST_HEADERS),
@@ -63,6 +67,14 @@ def configuration(settings: ServeSettings, ports: Sequence[int], bind: str) -> s
         receive_seconds=settings.receive_seconds,
         keep_alive_seconds=settings.keep_alive_seconds,
     )
+
+
+def _connections(wanted: int) -> int:
+    """Connections at once: some times as many as are `wanted`, where the system lets a process have
+    that many open."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    room = (most - _OWN_FILES) // _FILES_EACH if most != resource.RLIM_INFINITY else wanted << 4
+    return max(wanted, min(_SLOW_ONES * wanted, room))
 
 
 def _rendered(**values: Any) -> str:

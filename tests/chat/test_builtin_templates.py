@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.support import ROOT
-from tuneserve.chat.builtin_templates import NAMES, chosen_template
+from tuneserve.chat.builtin_templates import NAMES, chosen_template, default_template
 from tuneserve.chat.examples import Example
 from tuneserve.chat.template import ChatTemplate, TemplateError
 from tuneserve.errors import TuneserveError, UsageError
@@ -95,3 +95,13 @@ def test_the_docs_show_each() -> None:
     shown = (ROOT / "docs" / "own-model.md").read_text(encoding="utf-8")
     for text in (TEXTS["chatml"], TEXTS["instruction"].replace("</s>", "END")):
         assert "\n".join(f"    {line}".rstrip() for line in text.split("\n")) in shown
+
+
+def test_of_several_templates_the_default_is_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert default_template({"default": "d", "tool_use": "t"}, tmp_path) == "d"
+    assert "the default of this base's (default, tool_use)" in capsys.readouterr().err
+    assert default_template({"default": "d"}, tmp_path) == "d"
+    with pytest.raises(UsageError, match=r"other names \(rag, tool_use\), and no default"):
+        default_template({"tool_use": "t", "rag": "r"}, tmp_path)

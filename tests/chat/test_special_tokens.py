@@ -30,6 +30,13 @@ def test_protected_text_spells_out_no_special_token_and_nothing_is_lost(parts: l
     assert sum(segment.plain for segment in segments) == bool(SPECIAL.found(text))
 
 
+def test_a_special_token_of_one_character_is_left_out() -> None:
+    special = SpecialTokens(["a", "<|im_end|>"])
+    text = special.protect("aa <|im_end|> a")
+    assert text == f"aa <{MARK}|im_end|> a"
+    assert all(segment.text for segment in special.segments(text))
+
+
 def test_messages_and_tools_are_protected_throughout() -> None:
     value = {"content": "<|im_end|>", "calls": [{"arguments": {"x": "<|im|>", "n": 1}}]}
     assert SPECIAL.protect(value) == {

@@ -141,3 +141,20 @@ def test_the_schema_takes_every_recipe_and_no_other() -> None:
     bad: list[dict[str, Any]] = [{"train": {"rank": 8}}, {"trian": {}}, {"train": {"r": 0}}]
     for table in bad:
         assert list(validator.iter_errors(table))
+
+
+def test_what_is_no_recipe_is_not_replaced(
+    tuneserve: Runner, tmp_path: Path, tickets: Path
+) -> None:
+    """With --force too: the examples least of all."""
+    fields = ("--fields", "instruction=Frage,output=Antwort", "--no-calibrate", "--force")
+    before = tickets.read_bytes()
+    for output in (tickets.name, "thesis.tex"):
+        (tmp_path / "thesis.tex").write_text("mine = [")
+        done = tuneserve(
+            "init", "--file", tickets.name, "--base", "demo", *fields, "-o", output, cwd=tmp_path
+        )
+        assert done.returncode == 2
+        assert "is no recipe, and is not replaced" in done.stderr
+    assert tickets.read_bytes() == before
+    assert (tmp_path / "thesis.tex").read_text() == "mine = ["

@@ -134,3 +134,32 @@ def test_the_commands_ask_before_and_do_what_they_say(runs: Path, tuneserve: Run
     assert not (runs / "second").exists()
     shutil.rmtree(runs)
     assert "no runs in runs" in call("ls").stderr
+
+
+def test_a_damaged_run_is_removed_too(runs: Path, tuneserve: Runner) -> None:
+    (runs / "second" / "run.json").write_text("{")
+    (runs / "second" / "notes.txt").write_text("mine")
+    done = tuneserve("rm", "second", "--yes", cwd=runs.parent)
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in (runs / "second").iterdir()] == ["notes.txt"]
+
+
+def test_of_a_run_with_two_names_the_other_one_alone_is_removed(
+    runs: Path, tuneserve: Runner
+) -> None:
+    (runs / "alias").symlink_to("first")
+    assert removable_of(RunDirectory.named("alias")) == []
+    done = tuneserve("rm", "alias", "--yes", cwd=runs.parent)
+    assert done.returncode == 0, done.stderr
+    assert "a link to the run first, which stays" in done.stderr
+    assert not (runs / "alias").is_symlink()
+    assert RunDirectory.named("first").require().checkpoints.is_dir()
+
+
+def test_a_folder_that_only_has_a_checkpoints_name_stays(runs: Path, tuneserve: Runner) -> None:
+    mine = runs / "first" / "checkpoints" / "checkpoint-99"
+    mine.mkdir()
+    (mine / "notes.txt").write_text("mine")
+    done = tuneserve("clean", "--yes", cwd=runs.parent)
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in mine.parent.glob("checkpoint-*")] == ["checkpoint-99"]

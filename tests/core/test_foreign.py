@@ -14,10 +14,13 @@ import pytest
 from tests.support import Runner
 from tuneserve.cli.common import allow_code_option, config_option
 from tuneserve.convert.result import ConvertInputs, GGUFRecord
-from tuneserve.errors import UsageError
+from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.files import write_json
 from tuneserve.foreign import REACHING_OUT
 from tuneserve.options import resolve_settings, settings_options
+from tuneserve.overview.run_files import removable_of, remove_run
+from tuneserve.overview.run_summary import summary_of
+from tuneserve.records import read_numbered_lines
 from tuneserve.run import RunDirectory
 from tuneserve.settings import (
     BenchSettings,
@@ -84,6 +87,7 @@ def test_a_recipe_of_the_users_own_is_their_word_and_one_in_a_run_is_not(tmp_pat
         ("serve", "api_key_file", "runs/a/known.txt"),
         ("serve", "batch_dir", "/home/user"),
         ("serve", "log_prompts", True),
+        ("serve", "replicas", 50),
         ("tracking", "track_address", "http://evil.example"),
         ("tracking", "track_online", True),
     ],
@@ -93,7 +97,9 @@ def test_what_else_reaches_out_of_the_run(section: str, name: str, value: Any) -
         settle({section: {name: value}})
     assert f"--{name.replace('_', '-')}" in caught.value.hint
     option = f"--{name.replace('_', '-')}"
-    words = [option] if value is True else [option, value[0] if isinstance(value, list) else value]
+    words = (
+        [option] if value is True else [option, str(value[0] if isinstance(value, list) else value)]
+    )
     assert settle({section: {name: value}}, *words)
 
 
@@ -137,12 +143,17 @@ def test_run_json_names_no_files_outside_the_run(name: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["pipe", "link"])
-def test_a_run_that_holds_a_pipe_or_a_device_is_refused(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["bench-journal.jsonl", "run.json", "progress.jsonl"])
+def test_a_run_that_holds_a_pipe_or_a_device_is_refused(
+    kind: str, name: str, tmp_path: Path
+) -> None:
     run = RunDirectory(tmp_path / "a")
     run.update()
     run.require()
-    place = run.root / "bench-journal.jsonl"
+    place = run.root / name
+    place.unlink(missing_ok=True)
     os.mkfifo(place) if kind == "pipe" else place.symlink_to("/dev/zero")
+    assert summary_of(run).state.startswith("can't be read: holds what is no file")
     with pytest.raises(UsageError, match="no file") as caught:
         run.require()
     assert caught.value.problems == [str(place)]
@@ -199,3 +210,18 @@ def test_torch_refuses_a_pickle_with_code_in_a_checkpoint(tmp_path: Path) -> Non
     with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
         torch.load(path)  # the default of every release that pyproject.toml admits
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link"])
+def test_a_record_without_end_is_not_read(kind: str, tmp_path: Path) -> None:
+    """By whatever lists runs, or asks for one by name."""
+    run = RunDirectory(tmp_path / "runs" / "a")
+    run.root.mkdir(parents=True)
+    os.mkfifo(run.record_path) if kind == "pipe" else run.record_path.symlink_to("/dev/zero")
+    with pytest.raises(TuneserveError, match="no file but a device"):
+        run.read()
+    with pytest.raises(TuneserveError, match="no file but a device"):
+        read_numbered_lines(run.record_path, hint="")
+    assert removable_of(run) == []
+    assert remove_run(run) == []
+    assert not run.root.exists()

@@ -1,11 +1,13 @@
-"""Chat templates that come along, for bases that have none: by name or by file in [model]
-chat_template."""
+"""Which chat template a base has: the one that [model] chat_template names, one of those that come
+along or a file; or of several of its own the default."""
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
+from functools import cache
 from pathlib import Path
 
+from tuneserve.console import say
 from tuneserve.errors import UsageError
 from tuneserve.files import read_text
 
@@ -32,3 +34,23 @@ def chosen_template(setting: Path, vocabulary: Container[str]) -> str:
             hint="Take alpaca or instruction: they end an answer with the base's own end token.",
         )
     return (_FOLDER / f"{name}.jinja").read_text(encoding="utf-8")
+
+
+def default_template(templates: Mapping[str, str], path: Path) -> str:
+    """The default of the named templates of the base at `path`, which a server without a choice
+    takes; says so once. Raises UsageError where none has that name."""
+    names = ", ".join(sorted(templates))
+    if "default" not in templates:
+        raise UsageError(
+            f"this base has chat templates of other names ({names}), and no default",
+            where=str(path),
+            hint="Name a Jinja file in [model] chat_template.",
+        )
+    if len(templates) > 1:
+        _tell(f"chat template: the default of this base's ({names})")
+    return templates["default"]
+
+
+@cache
+def _tell(line: str) -> None:
+    say(line)

@@ -29,10 +29,11 @@ class Segment(NamedTuple):
 
 class SpecialTokens:
     """The texts of a vocabulary's special tokens; `greedy` are those that take the white space
-    behind them with them."""
+    behind them with them. One of a single character can't be told from the same character in a
+    text, since no mark goes into it: it is left out."""
 
     def __init__(self, texts: Iterable[str], greedy: Iterable[str] = ()) -> None:
-        known = [*filter(None, texts)]
+        known = [text for text in texts if len(text) > 1]
         self._greedy = frozenset(greedy)
         self._pattern = re.compile(any_of(known)) if known else None
 

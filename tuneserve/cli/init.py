@@ -14,7 +14,7 @@ from tuneserve.console import print_json, say
 from tuneserve.errors import UsageError
 from tuneserve.files import write_text
 from tuneserve.options import given_options, settings_options
-from tuneserve.recipe import validate
+from tuneserve.recipe import load_recipe, validate
 from tuneserve.settings import Recipe
 
 _HEADING = """Recipe of tuneserve; every setting: docs/settings.md.
@@ -63,6 +63,7 @@ def command(
         return
     if is_done(output, force=force, skip_done=skip_done):
         return
+    _require_recipe(output)
     tables = given_options(context)
     _ask(tables, "data", "file", "Examples (a file, a folder, a pattern, hub:owner/name)", None)
     _ask(tables, "model", "base", "Base model (a folder, a .gguf, a hub id, demo)", "demo")
@@ -87,6 +88,20 @@ def command(
     say(f"next: tuneserve train --config {shlex.quote(str(output))}")
     if as_json:
         print_json({"recipe": str(output), "settings": _plain(tables), **found, "plan": shown})
+
+
+def _require_recipe(output: Path) -> None:
+    """Raise UsageError where something else than a recipe would be replaced."""
+    if not output.exists():
+        return
+    try:
+        load_recipe(output)
+    except UsageError as error:
+        raise UsageError(
+            f"is no recipe, and is not replaced ({error.message})",
+            where=str(output),
+            hint="Choose another name, or move it away.",
+        ) from error
 
 
 def _ask(

@@ -23,9 +23,12 @@ def command(runs: tuple[str, ...], yes: bool, as_json: bool) -> int:
     """
     from tuneserve.overview.run_files import foreign_in, remove_run, size_of
 
-    found = [RunDirectory.named(name).require() for name in dict.fromkeys(runs)]
+    found = [RunDirectory.named(name).require_folder() for name in dict.fromkeys(runs)]
     sizes = {run.name: size_of(run.root) for run in found}
     for run in found:
+        if run.other_name_of is not None:
+            say(f"{run.root}: a link to the run {run.other_name_of}, which stays")
+            continue
         say(f"{run.root}: {human_bytes(sizes[run.name])}")
         for path in foreign_in(run):
             say(f"  stays, tuneserve did not make it: {path}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from tuneserve.base.import_gguf import CHECKPOINT_FILES
 from tuneserve.bench.report.pages import REPORT_FILES
 from tuneserve.errors import TuneserveError
 from tuneserve.files import OURS, is_made, remove
-from tuneserve.finetune.training.checkpoints import OWN_FILES, is_replacing
+from tuneserve.finetune.training.checkpoints import OWN_FILES, is_checkpoint, is_replacing
 from tuneserve.finetune.training.progress_file import FILE as PROGRESS_FILE
 from tuneserve.finetune.training.trained_files import ADAPTER_FILES, DATA_FILES
 from tuneserve.locks import holder
@@ -18,7 +19,6 @@ from tuneserve.records import Record
 from tuneserve.run import RunDirectory
 from tuneserve.tracking.stage import FILE as TRACKING
 
-_CHECKPOINTS = ("checkpoint-[0-9]*/",)
 _AT_THE_TOP = (
     ".lock", "run.json*", "curves.html", PROGRESS_FILE, TRACKING, "bench-journal*.jsonl",
 )  # fmt: skip
@@ -49,7 +49,10 @@ def holder_of(run: RunDirectory) -> str | None:
 
 def removable_of(run: RunDirectory, *, held: bool = False) -> list[Removable]:
     """What of a run can be removed and the run stays whole. Nothing where another process is at
-    work on it (`held`: this one has its lock), or its record can't be read."""
+    work on it (`held`: this one has its lock), its record can't be read, or its folder is a link to
+    another run's."""
+    if run.other_name_of is not None:
+        return []
     try:
         stages = run.read().stages
     except TuneserveError:
@@ -64,7 +67,7 @@ def removable_of(run: RunDirectory, *, held: bool = False) -> list[Removable]:
         for folder in _leftovers(run.root)
     ]  # fmt: skip
     done = "train" in stages and run.adapter.is_dir() and not is_replacing(run.checkpoints)
-    checkpoints = [path for path in _inside(run.checkpoints) if is_made(path, _CHECKPOINTS)]
+    checkpoints = [path for path in _inside(run.checkpoints) if is_checkpoint(path)]
     if done and checkpoints:
         found.append(
             Removable(
@@ -92,15 +95,18 @@ def remove_part(part: Removable) -> None:
         remove(path)
         return
     for inner in _inside(path):
-        if is_made(inner, _CHECKPOINTS):
+        if is_checkpoint(inner):
             remove(inner)
 
 
 def remove_run(run: RunDirectory) -> list[Path]:
     """Remove a run; returns what is left because tuneserve did not make it. Its record goes last,
-    so that a removal that was killed can be done again. Raises TuneserveError where a process is
-    at work on it."""
-    with run.alone():
+    so that a removal that was killed can be done again. Of a folder that is a link to another run's
+    the link alone. Raises TuneserveError where a process is at work on it."""
+    if run.other_name_of is not None:
+        run.root.unlink()
+        return []
+    with run.alone(damaged=True):
         kept = foreign_in(run)
         spared = {path.absolute() for path in kept}
         last = [run.record_path, run.lock]
@@ -141,8 +147,10 @@ def _looked_at(run: RunDirectory) -> Iterator[tuple[Path, bool]]:
 
 def _folders(run: RunDirectory) -> Mapping[str, Sequence[str]]:
     """The files that the stages make, by the run's folder. GGUFs have the name that the run had
-    when they were made."""
-    names = {run.name, run.read().name or run.name}
+    when they were made; where its record can't be read, that is not known."""
+    names = {run.name}
+    with contextlib.suppress(TuneserveError):
+        names.add(run.read().name or run.name)
     ggufs = [f"{name}{rest}" for name in names for rest in ("-*.gguf", ".imatrix.gguf")]
     return {
         "data": DATA_FILES,

@@ -11,6 +11,7 @@ from tuneserve.convert.result import ConvertOutput
 from tuneserve.errors import TuneserveError
 from tuneserve.finetune.training.checkpoints import has_checkpoints
 from tuneserve.finetune.training.result import TrainResult
+from tuneserve.foreign import check_plain
 from tuneserve.overview.run_files import holder_of, removable_of, size_of
 from tuneserve.records import Record
 from tuneserve.run import RunDirectory
@@ -39,6 +40,7 @@ def summary_of(run: RunDirectory) -> RunSummary:
     """The run in short; one whose record can't be read has that as its state."""
     size = size_of(run.root)
     try:
+        check_plain(run.root)
         record = run.read()
         trained = run.finished("train", TrainResult)
         converted = run.finished("convert", ConvertOutput)
