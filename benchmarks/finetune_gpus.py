@@ -25,9 +25,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-import finetune_speed as speed
+from shape_8b import begin, parser_of, tell
 
-ROOT = Path(__file__).resolve().parents[1]
 TRAIN = (
     sys.executable, "-m", "tuneserve", "train", "--file", "data.jsonl", "--max-seq-length", "2048",
     "--batch-size", "4", "--gradient-accumulation", "4", "--evaluations", "1", "--dropout", "0",
@@ -40,20 +39,12 @@ FIGURES = (
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--base", type=Path, required=True)
-    parser.add_argument("--tokenizer", type=Path, help="checkpoint whose tokenizer to copy")
-    parser.add_argument("--work", type=Path, required=True)
+    parser = parser_of(__doc__ or "")
     parser.add_argument("--steps", type=int, default=34)
     parser.add_argument("--seed", type=int, default=0, help="of the step at which one is killed")
     parser.add_argument("more", nargs="*", help="options for all trainings, after --")
     options = parser.parse_args()
-    options.base = options.base.resolve()
-    options.work.mkdir(parents=True, exist_ok=True)
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    if not (options.base / "config.json").exists():
-        speed.make_base(options.base, speed.parse([]).vocabulary, options.tokenizer)
-    os.chdir(options.work)
+    begin(options)
     write_data(Path("data.jsonl"), options.steps * 16 + 64)
     one = trained("one", 1, options)
     two = trained("two", 2, options)
@@ -66,10 +57,6 @@ def main() -> int:
     rest = trained("killed", 1, options, "--skip-done")
     tell("gone on with one", apart=apart(one, rest))
     return 0
-
-
-def tell(part: str, **figures: Any) -> None:
-    print(json.dumps({"part": part, **figures}), flush=True)
 
 
 def write_data(path: Path, count: int) -> None:

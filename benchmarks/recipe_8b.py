@@ -25,10 +25,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import finetune_speed as speed
 from convert_8b import THEIR_CONVERTER, THEIR_QUANTIZER, measured
+from shape_8b import ROOT, begin, parser_of, tell
 
-ROOT = Path(__file__).resolve().parents[1]
 RECIPE = ROOT / "examples" / "deepseek-r1-distill-llama-8b.toml"
 COMMAND = [sys.executable, "-m", "tuneserve"]
 # Random weights leave nearly flat logits: rounding the base alone moves them by 0.57 nats.
@@ -37,10 +36,7 @@ TRAIN_FIGURES = ("tokens_per_second", "peak_memory", "memory_plan", "losses", "t
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--base", type=Path, required=True)
-    parser.add_argument("--tokenizer", type=Path, help="checkpoint whose tokenizer to copy")
-    parser.add_argument("--work", type=Path, required=True)
+    parser = parser_of(__doc__ or "")
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--source", type=Path, help="llama.cpp's source, for its converter")
@@ -48,12 +44,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.source:
         options.source = options.source.resolve()
-    options.base = options.base.resolve()
-    options.work.mkdir(parents=True, exist_ok=True)
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    if not (options.base / "config.json").exists():
-        speed.make_base(options.base, speed.parse([]).vocabulary, options.tokenizer)
-    os.chdir(options.work)
+    begin(options)
     if not options.convert_only:
         train(options)
     convert(options)
@@ -61,10 +52,6 @@ def main() -> int:
     if options.source:
         theirs(options)
     return 0
-
-
-def tell(part: str, **figures: Any) -> None:
-    print(json.dumps({"part": part, **figures}), flush=True)
 
 
 def write_instructions(path: Path) -> None:
