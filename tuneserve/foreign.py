@@ -40,6 +40,7 @@ REACHING_OUT = {
     ("serve", "adapter_dir"): "serves what lies there",
     ("serve", "batch_dir"): _WRITES,
     ("serve", "prefix_directory"): _WRITES,
+    ("serve", "prefix_disk"): "keeps what prompts begin with on the disk",
     ("serve", "log_prompts"): "writes prompts and answers into the log",
     ("serve", "replicas"): "starts that many servers",
 }

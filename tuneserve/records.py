@@ -9,11 +9,12 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from tuneserve.console import human_bytes
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.files import is_special
 
 Number = int | float
-_MOST_BYTES = 4 << 30  # of answers.jsonl, which is read into memory
+_MOST_OF_A_RECORD, _MOST_OF_ANSWERS = 256 << 20, 4 << 30  # bytes, which are read into memory
 T = TypeVar("T")
 
 
@@ -38,7 +39,7 @@ def read_versioned(path: Path, newest: int, *, hint: str) -> dict[str, Any]:
     newer release wrote it.
     """
     try:
-        content = json.loads(_content(path, hint).decode("utf-8-sig"))
+        content = json.loads(_content(path, hint, _MOST_OF_A_RECORD).decode("utf-8-sig"))
     except json.JSONDecodeError as error:
         raise TuneserveError(
             f"not valid JSON ({error.msg})", where=f"{path}:{error.lineno}", hint=hint
@@ -57,16 +58,24 @@ def read_versioned(path: Path, newest: int, *, hint: str) -> dict[str, Any]:
     return content
 
 
-def _content(path: Path, hint: str) -> bytes:
-    """A file's bytes. Raises TuneserveError for a pipe or a device, of which reading may have no
-    end, and for a file that is larger than any that tuneserve writes."""
-    if is_special(path):
+def _content(path: Path, hint: str, most: int) -> bytes:
+    """A file's bytes. Raises TuneserveError for what is no file, as a pipe or a device of which
+    reading may have no end, and for one of more than `most` bytes, larger than any that tuneserve
+    writes; FileNotFoundError."""
+    try:
+        if is_special(path):
+            raise TuneserveError(
+                "is no file but a device, a pipe or a stream", where=str(path), hint="Remove it."
+            )
+        if (size := path.stat().st_size) > most:
+            raise TuneserveError(f"is too large ({human_bytes(size)})", where=str(path), hint=hint)
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:  # a directory, a link to itself
         raise TuneserveError(
-            "is no file but a device, a pipe or a stream", where=str(path), hint="Remove it."
-        )
-    if path.stat().st_size > _MOST_BYTES:
-        raise TuneserveError("is larger than 4 GiB", where=str(path), hint=hint)
-    return path.read_bytes()
+            f"can't be read: {error.strerror}", where=str(path), hint=hint
+        ) from error
 
 
 def read_numbered_lines(path: Path, *, hint: str) -> list[tuple[int, dict[str, Any]]]:
@@ -75,7 +84,7 @@ def read_numbered_lines(path: Path, *, hint: str) -> list[tuple[int, dict[str, A
     is missing."""
     rows = []
     try:
-        lines = _content(path, hint).split(b"\n")
+        lines = _content(path, hint, _MOST_OF_ANSWERS).split(b"\n")
     except FileNotFoundError as error:
         raise TuneserveError("is missing", where=str(path), hint=hint) from error
     for number, line in enumerate(lines, 1):

@@ -25,8 +25,8 @@ def load_tokenizer(path: Path, settings: ModelSettings) -> Any:
         tokenizer = load_fast_tokenizer(path)
     if settings.chat_template is not None:
         tokenizer.chat_template = chosen_template(settings.chat_template, tokenizer.get_vocab())
-    elif isinstance(tokenizer.chat_template, Mapping):
-        tokenizer.chat_template = default_template(tokenizer.chat_template, path)
+    elif isinstance(named := tokenizer.chat_template, Mapping):
+        tokenizer.chat_template = default_template(named, path) if named else None
     return tokenizer
 
 

@@ -31,6 +31,7 @@ _LEAST_SECONDS = 1.0
 _LINES_OF_THE_TIME = 2000
 # Longer than a line, which has a time of its own.
 _COMPARED_BYTES = 1024
+_MOST_AT_ONCE = 64 << 20  # bytes; what is longer is read piece by piece
 
 
 class Told(Snapshot):
@@ -166,7 +167,7 @@ class ProgressReader:
             if file.read(len(self._behind)) != self._behind:
                 self._forget()
                 file.seek(0)
-            whole, newline, _ = file.read().rpartition(b"\n")
+            whole, newline, _ = file.read(_MOST_AT_ONCE).rpartition(b"\n")
         new = whole + newline
         self._place += len(new)
         self._behind = (self._behind + new)[-_COMPARED_BYTES:]

@@ -63,6 +63,7 @@ def generation_router(service: Service) -> APIRouter:
         name = service.resolve_model(body.model, body.lora)
         check_fields(service, body, body.ignored)
         texts = listed(body.prompt)
+        service.check_count(len(texts), body, param="prompt")
         try:
             prompts = await service.text_prompts(texts, param="prompt", most=service.engine.limit)
         except TooManyTokensError as error:

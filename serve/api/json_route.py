@@ -37,7 +37,7 @@ class JsonRequest(Request):
         body = await self.body()
         if len(body) <= LONG_BODY:
             return self._read(body)
-        return await self.app.state.apart(partial(self._read_and_validate, body))
+        return await self.app.state.apart(len(body), partial(self._read_and_validate, body))
 
     def _read(self, body: bytes) -> Any:
         limits: JsonLimits = self.app.state.json_limits

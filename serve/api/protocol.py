@@ -42,6 +42,7 @@ from tuneserve.serve.api.request_model import (
     TokenId,
     TokenIds,
 )
+from tuneserve.serve.chat.structured import LONGEST_SCHEMAS
 from tuneserve.serve.engine import SamplingParams
 
 _TAKEN_AS_GIVEN = {
@@ -273,6 +274,8 @@ class GenerationRequest(RequestModel):
 def _schema_given(schema: dict[str, Any] | str, field: str) -> dict[str, Any]:
     """A JSON Schema that may be given as text. Raises ValueError."""
     if isinstance(schema, str):
+        if len(schema) > LONGEST_SCHEMAS:  # before it is read
+            raise ValueError(f"{field} has more than {LONGEST_SCHEMAS} characters")
         try:
             schema = json.loads(schema)
         except (ValueError, RecursionError):

@@ -43,6 +43,8 @@ from tuneserve.settings import ServeSettings
 T = TypeVar("T")
 
 CHATS_AT_ONCE = 8
+HUGE_BODY = 1 << 20
+"""Bytes."""
 LONG_TEXT = 50_000
 """Characters that take a tenth of a second to tokenize on an idle machine."""
 
@@ -74,6 +76,7 @@ class Service:
         self._grammar_threads = ThreadPoolExecutor(COMPILED_AT_ONCE, "grammars")
         self._long_texts = ThreadPoolExecutor(1, "long texts")
         self._long_bodies = ThreadPoolExecutor(1, "long bodies")
+        self._huge_bodies = ThreadPoolExecutor(1, "huge bodies")
         # Those that wait for a template that takes long hold up no other request.
         self._chats = ThreadPoolExecutor(CHATS_AT_ONCE, "chats")
         self._grammar_places = asyncio.Semaphore(COMPILED_AT_ONCE)
@@ -117,6 +120,7 @@ class Service:
         self._grammar_threads.shutdown(cancel_futures=True)
         self._long_texts.shutdown(cancel_futures=True)
         self._long_bodies.shutdown(cancel_futures=True)
+        self._huge_bodies.shutdown(cancel_futures=True)
         self._chats.shutdown(cancel_futures=True)
         if self.adapter_directory is not None:
             self.adapter_directory.close()
@@ -172,16 +176,17 @@ class Service:
             return await asyncio.to_thread(work)
         return await asyncio.get_running_loop().run_in_executor(self._long_texts, work)
 
-    async def apart(self, work: Callable[[], T]) -> T:
-        """Do work on the content of a long body in another thread, one after the other, so that the
-        loop goes on with other requests meanwhile."""
-        return await asyncio.get_running_loop().run_in_executor(self._long_bodies, work)
+    async def apart(self, size: int, work: Callable[[], T]) -> T:
+        """Do work on the content of a long body of `size` bytes in another thread, one after the
+        other, so that the loop goes on with other requests meanwhile. Those that are far longer
+        than a conversation have a thread of their own, and hold up none but each other."""
+        pool = self._long_bodies if size <= HUGE_BODY else self._huge_bodies
+        return await asyncio.get_running_loop().run_in_executor(pool, work)
 
     async def translating(self, request: Request, work: Callable[[], T]) -> T:
         """Do work that takes as long as a request's body is large, apart if it is long."""
-        if len(await request.body()) <= LONG_BODY:
-            return work()
-        return await self.apart(work)
+        size = len(await request.body())
+        return work() if size <= LONG_BODY else await self.apart(size, work)
 
     def check_size(self, size: int, *, param: str) -> None:
         """Raises ApiError, naming `param`, for a text of `size` characters that no context bounds
@@ -308,6 +313,17 @@ class Service:
                 param=param,
             )
 
+    def check_count(self, prompts: int, request: GenerationRequest, *, param: str) -> None:
+        """Raises ApiError, naming `param`, for more answers to so many prompts than can wait."""
+        most = self.settings.max_queue + self.settings.slots
+        if (count := prompts * request.choices) > most:
+            raise ApiError(
+                400,
+                f"At most {most} answers can be asked for at once; here they are {count}.",
+                code="invalid_value",
+                param="n" if prompts == 1 else param,
+            )
+
     def answer(
         self,
         model: str,
@@ -319,7 +335,9 @@ class Service:
     ) -> Answers:
         """Start the answers of a served model, as many to each prompt as the request asks for.
         With a seed, each choice has its own. Raises ApiError, naming `param`, for a prompt that is
-        too long, and, if the server is strict, for one that does not invoke the adapter."""
+        too long, more than `check_count` lets pass, and, if the server is strict, for one that does
+        not invoke the adapter."""
+        self.check_count(len(prompts), request, param=param)
         adapter = model if model in self.adapters else None
         answers = Answers(self.engine, self.bridge, adapter=adapter)
         seeds = [
@@ -327,14 +345,6 @@ class Service:
             for choice in range(request.choices)
         ]
         asked = [(prompt, replace(sampling, seed=seed)) for prompt in prompts for seed in seeds]
-        most = self.settings.max_queue + self.settings.slots
-        if len(asked) > most:
-            raise ApiError(
-                400,
-                f"At most {most} answers can be asked for at once; here they are {len(asked)}.",
-                code="invalid_value",
-                param="n" if len(prompts) == 1 else param,
-            )
         try:
             answers.start(asked, stream=bool(request.stream))
         except PromptTooLongError as error:

@@ -149,8 +149,9 @@ def test_what_is_no_recipe_is_not_replaced(
     """With --force too: the examples least of all."""
     fields = ("--fields", "instruction=Frage,output=Antwort", "--no-calibrate", "--force")
     before = tickets.read_bytes()
-    for output in (tickets.name, "thesis.tex"):
-        (tmp_path / "thesis.tex").write_text("mine = [")
+    (tmp_path / "thesis.tex").write_text("mine = [")
+    (tmp_path / "requirements.txt").write_text("# pinned\n")
+    for output in (tickets.name, "thesis.tex", "requirements.txt"):
         done = tuneserve(
             "init", "--file", tickets.name, "--base", "demo", *fields, "-o", output, cwd=tmp_path
         )

@@ -88,6 +88,7 @@ def test_a_recipe_of_the_users_own_is_their_word_and_one_in_a_run_is_not(tmp_pat
         ("serve", "batch_dir", "/home/user"),
         ("serve", "log_prompts", True),
         ("serve", "replicas", 50),
+        ("serve", "prefix_disk", "900G"),
         ("tracking", "track_address", "http://evil.example"),
         ("tracking", "track_online", True),
     ],
@@ -225,3 +226,21 @@ def test_a_record_without_end_is_not_read(kind: str, tmp_path: Path) -> None:
     assert removable_of(run) == []
     assert remove_run(run) == []
     assert not run.root.exists()
+
+
+def test_a_record_that_is_a_folder_stops_no_list(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "runs" / "a")
+    run.record_path.mkdir(parents=True)
+    (run.record_path / "mine").touch()
+    assert summary_of(run).state.startswith("can't be read")
+    assert removable_of(run) == []
+    assert remove_run(run) == [run.record_path]
+    assert (run.record_path / "mine").is_file()
+
+
+def test_a_record_larger_than_any_is_not_read(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "a")
+    run.update()
+    os.truncate(run.record_path, 3 << 30)
+    with pytest.raises(TuneserveError, match="too large"):
+        run.read()

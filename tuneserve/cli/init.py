@@ -17,6 +17,7 @@ from tuneserve.options import given_options, settings_options
 from tuneserve.recipe import load_recipe, validate
 from tuneserve.settings import Recipe
 
+_LONGEST_RECIPE = 1 << 20  # bytes
 _HEADING = """Recipe of tuneserve; every setting: docs/settings.md.
 Editors: tuneserve init --json-schema > recipe.schema.json, then begin this file with
 '#:schema ./recipe.schema.json'."""
@@ -94,14 +95,17 @@ def _require_recipe(output: Path) -> None:
     """Raise UsageError where something else than a recipe would be replaced."""
     if not output.exists():
         return
+    size = output.stat().st_size
     try:
-        load_recipe(output)
+        reason = "" if size <= _LONGEST_RECIPE and (load_recipe(output) or not size) else "no table"
     except UsageError as error:
+        reason = error.message
+    if reason:
         raise UsageError(
-            f"is no recipe, and is not replaced ({error.message})",
+            f"is no recipe, and is not replaced ({reason})",
             where=str(output),
             hint="Choose another name, or move it away.",
-        ) from error
+        )
 
 
 def _ask(

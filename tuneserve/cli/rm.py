@@ -29,7 +29,8 @@ def command(runs: tuple[str, ...], yes: bool, as_json: bool) -> int:
         if run.other_name_of is not None:
             say(f"{run.root}: a link to the run {run.other_name_of}, which stays")
             continue
-        say(f"{run.root}: {human_bytes(sizes[run.name])}")
+        place = f"{run.root} -> {run.root.resolve()}" if run.root.is_symlink() else str(run.root)
+        say(f"{place}: {human_bytes(sizes[run.name])}")
         for path in foreign_in(run):
             say(f"  stays, tuneserve did not make it: {path}")
     if not confirmed(f"Remove {len(found)} run{'s' * (len(found) != 1)}?", yes=yes):

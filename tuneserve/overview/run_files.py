@@ -117,7 +117,8 @@ def remove_run(run: RunDirectory) -> list[Path]:
             if folder.is_dir() and not folder.is_symlink() and not _inside(folder):
                 folder.rmdir()
         for path in last:
-            remove(path)
+            if not path.is_dir():  # somebody else's
+                remove(path)
     if not _inside(run.root):
         target = run.root.resolve()
         if run.root.is_symlink():

@@ -91,3 +91,21 @@ def test_a_long_body_is_answered(server: httpx.Client, path: str) -> None:
     headers = {"Content-Type": "application/json"}
     answer = server.post(path, content=content, headers=headers)
     assert answer.status_code == 200, answer.text
+
+
+def test_what_is_asked_for_too_often_is_refused_before_it_is_computed(
+    server: httpx.Client,
+) -> None:
+    began = time.monotonic()
+    answer = server.post("/v1/completions", json={"prompt": ["some words"] * 200_000})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "prompt")
+    assert "At most" in answer.json()["error"]["message"]
+    assert time.monotonic() - began < 4
+
+
+@pytest.mark.parametrize("field", ["guided_json", "json_schema"])
+def test_a_schema_given_as_a_very_long_text_is_not_read(server: httpx.Client, field: str) -> None:
+    text = f"[{'[],' * 200_000}[]]"
+    answer = server.post("/v1/completions", json={"prompt": "a", field: text})
+    assert answer.status_code == 400
+    assert "characters" in answer.json()["error"]["message"]
