@@ -25,18 +25,23 @@ _SURELY = (
     r"(?:(?:definitely|clearly|certainly|simply|just|obviously|also|surely|plainly|still|then"
     r"|therefore|completely|totally|probably|most\slikely|very)\s){0,2}"
 )
-_WRONG = (
-    r"(?:(?:the|an?)\s)?(?:wrong|incorrect|false|mistaken|impossible|invalid|unlikely|ruled\sout"
-    r"|excluded|eliminated|out\sof\sthe\squestion|mistake|error|too\s(?:high|low|big|large|small))\b"
+_RULED_OUT = r"(?:ruled\sout|excluded|eliminated|rejected|discarded|dismissed|crossed\s(?:out|off))"
+WRONG = (
+    r"(?:(?:the|an?)\s)?(?:wrong|incorrect|false|mistaken|impossible|invalid|unlikely(?!\sto\sbe\s(?:wrong|false|incorrect))|implausible"
+    rf"|{_RULED_OUT}|out\sof\sthe\squestion|mistake|error|(?:trap|distractor|decoy|red\sherring)s?"
+    r"|(?:worst|poorest|weakest|bad|poor|weak)(?:\s\w+)?\s(?:choice|option|answer|candidate|pick|fit)s?"
+    r"|too\s(?:high|low|big|large|small|broad|narrow|vague|extreme|general))\b"
 )
+"""What is said of something that is no answer."""
 BEHIND = (
-    rf"(?:\s(?:is|was|seems|looks|would\sbe|must\sbe)\s{_SURELY}{_WRONG}"
-    r"|\scan\sbe\s(?:ruled\sout|excluded|eliminated|discarded)\b"
-    r"|\s(?:can't|cannot|couldn't|wouldn't)\sbe\b"
+    rf"(?:\s(?:is|was|seems|looks|would\sbe|must\sbe)\s{_SURELY}{WRONG}"
+    rf"|\s(?:can|could|should|must|has|have)\sbe(?:en)?\s(?:\w+ly\s)?{_RULED_OUT}\b"
+    rf"|\s(?:can't|cannot|couldn't|wouldn't)\sbe\b(?!\s(?:\w+ly\s)?(?:{_RULED_OUT}|wrong|false))"
     r"|\s(?:does\snot|doesn't|won't|wouldn't)\s(?:fit|work|apply|hold|match|make\ssense)\b"
-    r"|\sist\s(?:\w+\s)?(?:falsch|inkorrekt|verkehrt|unmöglich|ausgeschlossen)\b|\sstimmt\snicht\b"
-    r"|\sscheidet\saus\b|\sest\s(?:\w+\s)?(?:faux|fausse|incorrecte?|erronée?|impossible|exclue?)\b"
-    r"|\s(?:es|está)\s(?:fals[oa]|incorrect[oa]|erróne[oa]|mal|imposible)\b"
+    r"|\sist\s(?:\w+\s)?(?:falsch|inkorrekt|verkehrt|unmöglich|ausgeschlossen"
+    r"|(?:schlechteste|falsche)\s(?:wahl|option|antwort))\b|\sstimmt\snicht\b"
+    r"|\sscheidet\saus\b|\sest\s(?:\w+\s)?(?:faux|fausse|incorrecte?|erronée?|impossible|exclue?|piège)\b"
+    r"|\s(?:es|está)\s(?:fals[oa]|incorrect[oa]|erróne[oa]|mal|imposible|una\strampa)\b"
     r"|\s(?:é|está)\s(?:fals[oa]|errad[oa]|incorret[oa]|impossível)\b"
     r"|\sè\s(?:fals[oa]|sbagliat[oa]|errat[oa]|scorrett[oa]|impossibile)\b"
     r"|\sis\s(?:fout|onjuist|verkeerd)\b|\sklopt\sniet\b|\s(?:är|er)\s(?:fel|feil|forkert)\b"

@@ -11,23 +11,36 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from tuneserve.bench.tasks.scorers.denial_words import BEFORE, BEHIND
-
-_NEGATION_BEFORE = re.compile(
-    rf"(?i)(?:(?:{BEFORE}|(?<!\w)(?:no|without|non|(?:(?<=[.,;!?]\s)|(?<![^\n]))nu"
-    r"|(?:anything|everything|any|all) (?:but|except|other than)|far from|kein\w*)(?!\w))"
-    r"[-\s]*(?:(?:a|an|the|really|very|option|choice|answer|be|to be|ein\w*|eine|die|der|das"
-    r"|une?|le|la|les|el|los|вариант|ε[ίι]ναι|η|το|là|đáp án|phải|jest|to|jawaban"
-    r"|pilihan|em)\s+){0,3}"
-    r"|(?:不选|不選|不)\s*)"
-    r"[\"'(\[*_「『]*\Z"
+from tuneserve.bench.tasks.scorers.denial_words import BEFORE, BEHIND, WRONG
+from tuneserve.bench.tasks.scorers.rejections import (
+    DISAGREES,
+    LESS_THAN,
+    PREFERRED_TO,
+    REJECTED,
+    REJECTS,
 )
+
+_DENIER = (
+    rf"(?:(?:{BEFORE}|(?<!\w)(?:no|without|non|(?:(?<=[.,;!?]\s)|(?<![^\n]))nu"
+    r"|(?:anything|everything|any|all) (?:but|except|other than)|far from|kein\w*)(?!\w))"
+    r"|(?:不选|不選|不))"
+)
+_TO_THE_CHOICE = (
+    r"[-\s]*(?:(?:a|an|the|really|very|options?|choices?|answers?|be|to be|ein\w*|eine|die|der|das"
+    r"|une?|le|la|les|el|los|opción|вариант\w*|ε[ίι]ναι|η|το|là|đáp án|phải|jest|to|jawaban"
+    r"|pilihan|em)\s+){0,3}[\"'(\[*_「『]*\Z"
+)
+_NEGATION_BEFORE = re.compile(rf"(?i){_DENIER}{_TO_THE_CHOICE}")
+_REJECTED_BEFORE = re.compile(rf"(?i){REJECTS}{_TO_THE_CHOICE}")
+_PREFERRED_TO = re.compile(rf"(?i){PREFERRED_TO}{_TO_THE_CHOICE}")
+_LESS_THAN = re.compile(rf"(?i){LESS_THAN}")
 _NEGATION_AFTER = re.compile(
     rf"[\"')\]*_」』]*(?:(?i:{BEHIND})|\s?(?:"
-    r"[?？]+\s*(?:(?i:no|nope|nein|non|нет)(?!\w)|不|いいえ|아니)"
-    r"|(?:all\s)?(?:is|are|was|were|seems?)\s(?:all\s)?(?:not\b|wrong|incorrect|false)"
+    rf"[?？]+\s*(?:(?i:no|nope|nein|non|нет|{DISAGREES})(?!\w)|不|いいえ|아니)"
+    rf"|(?:all\s)?(?:is|are|was|were|seems?)\s(?:all\s)?(?:not\b|{WRONG})"
     r"|(?:all\s)?fails?\b|(?:isn't|aren't)\b))"
 )
+_REJECTED_AFTER = re.compile(rf"(?i)[\"')\]*_」』]*{REJECTED}")
 # Somewhere before a choice in its clause these may deny it, weaken it, or do something else.
 _DOUBT = re.compile(
     r"(?i)(?<!\w)(?:not|no|never|neither|nor|without|cannot|hardly|barely|scarcely|less|\w+n't"
@@ -78,8 +91,10 @@ class Mention:
 def with_denials(text: str, found: Sequence[Mention]) -> list[Mention]:
     """Mentions with what a text says against them. A denial before or behind a list (A, B or C) is
     about all of it."""
-    before = [_denied_before(text, one) for one in found]
-    after = [_denied_after(text, one) for one in found]
+    befores = [-1, *(one.end for one in found)]
+    before = [_denied_before(text, one, end) for one, end in zip(found, befores, strict=False)]
+    behinds = [*(one.start for one in found), len(text)][1:]
+    after = [_denied_after(text, one, start) for one, start in zip(found, behinds, strict=True)]
     for first, last in _lists(text, found):
         for place in range(first, last + 1):
             before[place] |= before[first]
@@ -120,15 +135,21 @@ def without_idioms(text: str, found: Sequence[Mention]) -> list[Mention]:
 
 
 def _lists(text: str, found: Sequence[Mention]) -> Iterator[tuple[int, int]]:
-    """The first and the last mention of every list: A, B and C."""
-    first = 0
-    for place in range(1, len(found)):
-        between = text[found[place - 1].end : found[place].start][:CONTEXT]
+    """The first and the last mention of every list: A, B and C; A, B, C; A、B. "A, B" may be two
+    clauses."""
+    first, enumerated = 0, False
+    for place in range(1, len(found) + 1):
+        between = ""
+        if place < len(found):
+            between = text[found[place - 1].end : found[place].start][:CONTEXT]
         if _AND.match(between):
             yield first, place
-            first = place
-        elif not _COMMA.match(between):
-            first = place
+        elif _COMMA.match(between):
+            enumerated |= "、" in between
+            continue
+        elif place - first > (1 if enumerated else 2):
+            yield first, place - 1
+        first, enumerated = place, False
 
 
 def _judgements(text: str, found: Sequence[Mention]) -> list[bool | None]:
@@ -140,15 +161,35 @@ def _judgements(text: str, found: Sequence[Mention]) -> list[bool | None]:
     return [None if said is None else said["yes"] is not None for said in judged]
 
 
-def _denied_before(text: str, one: Mention) -> bool:
-    before = text[max(0, one.start - CONTEXT) : one.start].replace("’", "'")
+def _denied_before(text: str, one: Mention, previous: int) -> bool:
+    """`previous`: where the choice before it ends."""
+    start = max(0, one.start - CONTEXT)
+    before = text[start : one.start].replace("’", "'")
     if text[one.start].isdecimal() and _OF_A_SCALE.search(before) is not None:
         return True
-    return _NEGATION_BEFORE.search(before) is not None
+    if _NEGATION_BEFORE.search(before) is not None:
+        return True
+    # What is negated itself (can't rule out) denies nothing.
+    if rejected := _REJECTED_BEFORE.search(before):
+        return _DOUBT.search(_clause(before[: rejected.start()])) is None
+    preferred = _PREFERRED_TO.search(before)
+    # Only where its clause names what is preferred.
+    return preferred is not None and (
+        preferred.start() - len(_clause(before[: preferred.start()])) <= previous - start
+    )
 
 
-def _denied_after(text: str, one: Mention) -> bool:
-    return _NEGATION_AFTER.match(text[one.end : one.end + CONTEXT].replace("’", "'")) is not None
+def _denied_after(text: str, one: Mention, following: int) -> bool:
+    """`following`: where the next choice begins."""
+    behind = text[one.end : one.end + CONTEXT].replace("’", "'")
+    if _NEGATION_AFTER.match(behind) is not None:
+        return True
+    return _REJECTED_AFTER.match(behind[: following - one.end]) is not None
+
+
+def _clause(before: str) -> str:
+    """What stands in front of a place in its clause."""
+    return CLAUSE_END.split(before)[-1]
 
 
 def _is_doubtful(text: str, found: Sequence[Mention], place: int) -> bool:
@@ -163,7 +204,7 @@ def _is_doubtful(text: str, found: Sequence[Mention], place: int) -> bool:
                 + " " * (other.end - other.start)
                 + before[other.end - start :]
             )
-    clause = _NO_DOUBT.sub(" ", CLAUSE_END.split(before)[-1])
+    clause = _LESS_THAN.sub(" ", _NO_DOUBT.sub(" ", _clause(before)))
     if _DOUBT.search(clause) is not None:
         return True
     following = found[place + 1].start if place + 1 < len(found) else len(text)

@@ -345,6 +345,57 @@ def test_the_letter_that_is_left_is_chosen(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    ["A is less likely", "A is less plausible.", "I think A is less likely.", "I ruled out A.",
+     "We can eliminate A", "I'd reject A", "avoid A", "A is the worst choice", "A is a trap",
+     "A is a distractor", "A? I don't think so", "A? Probably not.", "Discard A.", "A is rejected",
+     "Let's rule A out.", "A has been eliminated", "A is the least likely", "I would exclude A",
+     "A seems much less plausible", "I'd rule out option A.",
+     "Ich schließe A aus.", "A kann man ausschließen", "A fällt weg", "A ist unwahrscheinlich",
+     "A ist weniger wahrscheinlich", "J'élimine A.", "On peut exclure A", "A est moins probable.",
+     "A est à exclure", "Descarto A.", "Podemos descartar A", "A es menos probable",
+     "A queda descartada", "Podemos excluir A", "A é menos provável", "A é improvável", "Escludo A",
+     "A è meno probabile", "A è da escludere", "Исключаем A", "A менее вероятно", "A отпадает",
+     "A маловероятно", "排除A", "A可以排除", "A不太可能", "A的可能性较小", "Aを除外する",
+     "Aは可能性が低い", "A를 제외한다", "A는 가능성이 낮다", "Wykluczam A", "Vylučuji A",
+     "A jest mniej prawdopodobne", "A je méně pravděpodobné", "Ik sluit A uit", "A valt af",
+     "A is minder waarschijnlijk", "Vi kan utesluta A", "A är mindre troligt", "A elenir",
+     "A daha az olası", "Loại bỏ A", "A ít có khả năng hơn", "Kesampingkan A", "A kurang mungkin",
+     "ตัด A ออก", "نستبعد A", "A की संभावना कम है", "Αποκλείουμε το A", "Exclud A", "Kizárom A-t",
+     "A este mai puțin probabil", "Виключаємо A", "A менш імовірно", "Suljen pois A"],
+)  # fmt: skip
+def test_a_letter_that_is_ruled_out_or_less_likely_is_not_chosen(text: str) -> None:
+    assert settled_choice(text, list("ABCD")) == (None, "none")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["C is less likely than B", "C is less plausible than B.", "C is worse than B",
+     "I choose B over C", "B is more likely than C", "B beats C", "B fits better than A or C",
+     "I can eliminate A, C, and D, leaving B.", "A, C, D are wrong, so B", "B can't be ruled out",
+     "Having ruled out A, C and D, I choose B", "I chose B and rejected C", "C is a trap. B",
+     "B is unlikely to be wrong", "By elimination B", "C is less likely than both B", "B, unlike C",
+     "B is the least expensive", "C is less likely, so B.", "Kizárólag B a helyes",
+     "C ist weniger wahrscheinlich als B", "C est moins probable que B",
+     "C es menos probable que B",
+     "C é menos provável do que B", "C è meno probabile di B", "C менее вероятно, чем B",
+     "C is minder waarschijnlijk dan B", "C är mindre troligt än B", "B passt besser als C",
+     "B est plus probable que C", "B es mejor que C", "B é mais provável que C",
+     "B è più probabile di C", "B лучше, чем C", "B är mer troligt än C", "CよりもBの方が適切",
+     "C보다 B가 더 적절하다", "排除A、C、D，选B", "A、C、Dを除外して、B",
+     "B不可能是错的", "A, C, D를 제외하면 B입니다", "Ich schließe A und C aus, also B."],
+)  # fmt: skip
+def test_the_letter_that_is_preferred_is_chosen(text: str) -> None:
+    scorer = make_scorer(BenchSettings(task="choice", choices=tuple("ABCD")), [])
+    assert [letter for letter in "ABCD" if scorer(text, letter)] == ["B"]
+
+
+def test_what_cant_be_ruled_out_is_not_ruled_out() -> None:
+    assert settled_choice("I can't rule out C but choose B", list("ABCD")) == ("B", "several")
+    assert settled_choice("We cannot eliminate A", list("ABCD")) == (None, "none")
+
+
+@pytest.mark.parametrize(
     ("text", "choices", "choice"),
     [
         ("olumlu değil", ["olumlu", "olumsuz"], None), ("긍정이 아닙니다", ["긍정", "부정"], None),
