@@ -20,13 +20,11 @@ from tuneserve.bench.tasks.scorers.denials import (
 from tuneserve.bench.tasks.scorers.letters import is_letter, letters_of
 from tuneserve.bench.tasks.scorers.marks import Found, Mark, Scorer, shortened
 from tuneserve.bench.tasks.scorers.next_question import first_block
+from tuneserve.bench.tasks.scorers.reason_words import BECAUSE
 from tuneserve.bench.tasks.scorers.texts import find_words, fold, normalise, unformatted
 from tuneserve.errors import UsageError
 
-_REASON = re.compile(
-    r"(?i)\b(?:because|since|weil|denn|car|parce que|puisque|porque|perché|потому что|так как)\b"
-    r"|因为|因為|由于|由於|なぜなら|왜냐하면"
-)
+_REASON = re.compile(rf"(?i){BECAUSE}|\b(?:since|car)\b")
 _LEADING = re.compile(
     r"(?m)^[ \t>*_(\[]*(\w)"
     r"(?:[*_ \t]*(?!\.\d|,\d)[)\].:,;：、，。—–]|[*_]*\s(?:because|since|as)\b)"

@@ -327,11 +327,88 @@ def test_several_of_the_accepted_references_are_right() -> None:
         ("14 (since 7*2=14 and 3+4=7)", 14.0), ("14 (since 7*2=14)", 14.0), ("12 (3*4)", 12.0),
         ("14 apples (7*2 = 14, 3 + 4 = 7). Done!", 14.0), ("3 dozen (3*12 = 36)", 36.0),
         ("14 (because f(2) = 7 and g(7) = 3)", 14.0), ("2(3+4) = 14", 14.0), ("2 + 3 (= 5)", 5.0),
-        ("3 hours (180 minutes)", 180.0),
+        ("3 hours (180 minutes)", 3.0),
     ],
 )  # fmt: skip
 def test_an_explanation_in_parentheses_is_not_the_answer(text: str, value: float) -> None:
     assert last_number(text) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("22\n\nExplanation: 4*5=20, plus 2.", 22.0),
+        ("22 apples.\n\nHe had 20 and bought 2.", 22.0),
+        ("22, because 4 * 5 = 20 and 2 more", 22.0),
+        ("8 apples, since Tom has 5 and Ann has 3", 8.0),
+        ("8 apples (5 red, 3 green)", 8.0), ("8 apples, of which 5 are red and 3 green", 8.0),
+        ("Together they have 8 apples: Tom has 5 and Ann has 3.", 8.0), ("8\nStep 1: 5 and 3", 8.0),
+        ("It takes 6 days, because 2 workers need 12", 6.0),
+        ("8 apples: 5 from Tom, 3 from Ann", 8.0),
+        ("12 books\n\nThere were 3 shelves with 4 books each.", 12.0),
+        ("**8**\n\nTom: 5, Ann: 3", 8.0),
+        ("8 km/h\n\nHe ran 16 km in 2 hours.", 8.0), ("8\nBecause Tom has 5, Ann 3", 8.0),
+        ("So 8 apples, since Tom has 5 and Ann has 3", 8.0),
+        ("8 apples, including 5 red ones", 8.0),
+        ("8 Äpfel, weil Tom 5 und Anna 3 hat", 8.0), ("8 Äpfel, davon 5 rote und 3 grüne", 8.0),
+        ("8 Äpfel\n\nErklärung: Tom hat 5, Anna 3", 8.0), ("8 manzanas, ya que Ana tiene 3", 8.0),
+        ("8 pommes, car Tom en a 5 et Anne 3", 8.0), ("8 pommes, dont 5 rouges", 8.0),
+        ("8 maçãs, porque Tom tem 5 e Ana 3", 8.0), ("8 mele, perché Tom ne ha 5 e Anna 3", 8.0),
+        ("8 appels, omdat Tom er 5 heeft en An 3", 8.0), ("8 äpplen, eftersom Tom har 5", 8.0),
+        ("8 яблок: 5 у Тома и 3 у Анны", 8.0), ("8 яблок, потому что 5 и 3", 8.0),
+        ("8 jabłek, ponieważ Tom ma 5, a Anna 3", 8.0), ("8 elma, çünkü Tom'un 5 elması var", 8.0),
+        ("8 quả, bởi vì Tom có 5 và An có 3", 8.0), ("8 buah, karena Tom punya 5", 8.0),
+        ("8 ผล เพราะ มี 5 และ 3", 8.0), ("8 تفاحات لأن توم لديه 5", 8.0),
+        ("8 सेब, क्योंकि टॉम के पास 5", 8.0), ("8个，因为汤姆有5个，安有3个", 8.0),
+        ("答：8个，其中5个红的，3个绿的", 8.0), ("8\n\n解释：汤姆5个，安3个", 8.0),
+        ("8個です。5個と3個を足しました。", 8.0), ("8個。なぜなら5個と3個だから", 8.0),
+        ("8個、内訳はりんご5個、みかん3個", 8.0), ("총 25개 (사과 10개, 배 15개)", 25.0),
+        ("8개입니다. 5개와 3개를 더했습니다.", 8.0), ("8개, 왜냐하면 5개와 3개", 8.0),
+    ],
+)  # fmt: skip
+def test_what_explains_the_number_in_front_of_it_is_not_the_answer(text: str, value: float) -> None:
+    number, found = the_number(text)
+    assert (number and number.value, found) == (value, "one")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("5 apples.\n\n5 + 3 = 8", 8.0), ("5 apples.\n\nThen he gets 3, so he has 8.", 8.0),
+        ("5 apples.\n\nHe gets 3. Now he has 8.", 8.0), ("5 boxes\n\n3 each\n\n15 in total", 15.0),
+        ("Since 5 + 3 = 8, 8 are there", 8.0), ("5 apples\nSince she buys 3 more, she has 8", 8.0),
+        ("There are 5 because 2 were lost, so 8 in the end", 8.0),
+        ("4 * 5 = 20\n\n20 + 2 = 22", 22.0),
+        ("First there were 7 because of 3 more. Then 15.", 15.0), ("Step 1: 5\n\nStep 2: 8", 8.0),
+        ("5\n\nThe answer is 8", 8.0), ("10 apples: 6 eaten and 4 left", 4.0),
+    ],
+)  # fmt: skip
+def test_what_goes_on_to_another_number_is_no_explanation(text: str, value: float) -> None:
+    assert last_number(text) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("72 km/h (20 m/s)", 72.0), ("5 feet (1.52 m)", 5.0), ("€5 (about $5.40)", 5.0),
+        ("144 hours (6 days)", 144.0), ("40 minutes (or 0.67 hours)", 40.0), ("1/3 (0.333)", 1 / 3),
+        ("100 °C (212 °F)", 100.0), ("12 (rounded from 11.97)", 12.0), ("5 € (5.40 $)", 5.0),
+        ("Total = $45 (tax included: $3.50)", 45.0), ("$45 (including $3.50 tax)", 45.0),
+        ("He runs at 72 km/h (20 m/s).", 72.0), ("2.5 kg (2500 g)", 2.5), ("12 (≈ 11.97)", 12.0),
+        (r"\boxed{72 km/h (20 m/s)}", 72.0), ("144 Stunden (6 Tage)", 144.0), ("20% (0.2)", 0.2),
+        ("45 € (davon 3,50 € Steuer)", 45.0), ("12 (gerundet von 11,97)", 12.0),
+        ("144 heures (soit 6 jours)", 144.0), ("45 € (dont 3,50 € de TVA)", 45.0),
+        ("144 horas (6 días)", 144.0), ("144 часов (6 дней)", 144.0), ("144小时（6天）", 144.0),
+        ("144時間（6日）", 144.0), ("144시간 (6일)", 144.0), ("12（约11.97）", 12.0),
+        ("He runs 72 km/h (20 m/s), so 100 m", 100.0), ("He has 5 apples (3 left)", 3.0),
+        ("5 boxes (15 apples in total)", 15.0), ("11.97 (rounded to 12)", 12.0),
+        ("11.97 (about 12)", 12.0), ("15 (5 each)", 5.0), ("3 dozen (36)", 36.0),
+    ],
+)  # fmt: skip
+def test_the_same_in_another_unit_is_not_the_answer(text: str, value: float) -> None:
+    number, _ = the_number(text)
+    assert number is not None
+    assert value in number.readings
 
 
 TOTALS: dict[str, list[tuple[str, float]]] = {
@@ -456,7 +533,7 @@ def test_no_part_of_another_calculation_is_read(text: str) -> None:
         ("The answer is half of 12, that is 6", 6.0), ("The answer is 12 more than 3, 15", 15.0),
         ("12 squared is 144", 144.0), ("5 factorial is 120", 120.0), ("120 = 5 factorial", 120.0),
         ("The answer is 6, half of 12", 6.0),
-        ("The answer is 2 thirds, or 0.667", 0.667), ("Total: 12\n* 3 red\n* 9 blue", 9.0),
+        ("The answer is 2 thirds, or 0.667", 0.667), ("Total: 12\n* 3 red\n* 9 blue", 12.0),
         ("12 apples\n- 3 of them red", 3.0), ("Compró 3 manzanas por 12", 12.0),
         ("2010 - 2024", 2024.0), ("The area is 12 square meters", 12.0), ("12 m squared", 12.0),
         ("12, which is twice 6", 12.0), ("Answer: 12 - 3 of them are red", 12.0),
@@ -568,6 +645,13 @@ def test_a_reference_without_a_number_is_refused_before_anything_is_asked() -> N
         "12 + 3 " * 6_000,
         "I don't think it's 12. " * 2_000,
         "12 " * 13_000 + "squared",
+        "because 5 " * 4_000,
+        "5 because " * 4_000,
+        "8: 5 and 3 " * 4_000,
+        "8: 5, 3\n" * 5_000,
+        "72 km/h (20 m/s) " * 3_000,
+        "8\n\n" + "5 " * 20_000,
+        "5 " + "a" * 40_000 + " because 3",
         "5\n\nQuestion: " * 3_000,
     ],
 )
