@@ -17,7 +17,7 @@ from tuneserve.bench.tasks.scorers.denials import (
     with_denials,
     without_idioms,
 )
-from tuneserve.bench.tasks.scorers.letters import is_letter, letters_of
+from tuneserve.bench.tasks.scorers.letters import is_in_word, is_letter, letters_of
 from tuneserve.bench.tasks.scorers.marks import Found, Mark, Scorer, shortened
 from tuneserve.bench.tasks.scorers.next_question import first_block
 from tuneserve.bench.tasks.scorers.reason_words import BECAUSE
@@ -266,6 +266,7 @@ def _words(folded: str, wanted: str, choice: str) -> list[Mention]:
     found: list[Mention] = []
     place = find_words(wanted, folded)
     while place is not None:
-        found.append(Mention(choice, place, place + len(wanted)))
+        if len(wanted) > 1 or not is_in_word(folded, place):
+            found.append(Mention(choice, place, place + len(wanted)))
         place = find_words(wanted, folded, place + len(wanted))
     return found

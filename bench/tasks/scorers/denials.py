@@ -54,7 +54,7 @@ _DOUBT_AFTER = re.compile(
 _NO_DOUBT = re.compile(r"(?i)\b(?:no doubt|without (?:a )?doubt|not only|no question)\b")
 CLAUSE_END = re.compile(
     r"(?i)[.,;:!?\n—。，；：！？、।؟،]|\b(?:but|so|therefore|hence|thus|because|since|also|aber"
-    r"|sondern|mà(?=\slà)|utan|vaan|hanem|lecz|nego|melainkan|tapi|değil|αλλ[άα]|بل|mais|sino|pero|donc|но|а)\b|而是|但"
+    r"|sondern|mà(?=\slà)|utan|vaan|hanem|lecz|nego|melainkan|tapi|değil|αλλ[άα]|بل|mais|sino|pero|donc|но|а)\b|而是|但|แต่"
 )
 # Between the choices of a list that one denial is about: A, B and C are wrong.
 _COMMA = re.compile(r"\s*[,、，]\s*\Z")

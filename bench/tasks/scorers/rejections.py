@@ -77,7 +77,7 @@ REJECTED = (
     r"|\s(?:—\s)?(?:маловероят|малоймовірн|отпада|исключа)\w+|\son\sepätodennäköi\w+"
     r"|\sest\s(?:à\s)?(?:élimin|exclu|écart)\w+|\s(?:è|é|es|está|queda)\s(?:da\s)?"
     r"(?:elimin|esclu|exclu|scart|descart)\w+"
-    r"|(?:'\w{1,4})?\s(?:ele(?:n|y|r)\w*|eliyor\w*|daha\saz\solas\w*)"
+    r"|\s(?:ele(?:n|y|r)\w*|eliyor\w*|daha\saz\solas\w*)"
     r"|\s(?:ít\s(?:có\s)?khả\snăng|kurang\s(?:mungkin|tepat)|أقل\sاحتمال\w*)"
     r"|\s(?:की\sसंभावना\sकम|को\s(?:हटा|बाहर|ख़?ारिज))"
     r"|\s?(?:(?:可以|可)?被?排除|(?:不太|不大)?可能性?(?:很|较|比较|更|較)?(?:小|低)|不(?:太|大)?可能(?!是?[错錯誤误])"

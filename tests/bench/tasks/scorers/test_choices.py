@@ -51,6 +51,33 @@ def test_letters_are_told_from_words(answer: str, letter: str | None) -> None:
 
 
 @pytest.mark.parametrize(
+    ("answer", "letter"),
+    [
+        ("Cevap B'dir.", "B"), ("Doğru cevap B’dir.", "B"), ("B'yi seçiyorum", "B"), ("A'dır", "A"),
+        ("B'nin doğru olduğunu düşünüyorum", "B"), ("A'yı değil B'yi seçerim", "B"),
+        ("Yanıt: C", "C"), ("Bence cevap C'dir.", "C"), ("B'yi eliyorum", None),
+        ("A B-t választom", "B"), ("A-t-il raison ?", None), ("D'une part", None),
+    ],
+)  # fmt: skip
+def test_a_letter_may_have_an_ending(answer: str, letter: str | None) -> None:
+    assert settled_choice(answer, list("ABCD")) == (letter, "one" if letter else "none")
+
+
+@pytest.mark.parametrize(
+    ("answer", "letter"),
+    [
+        ("คำตอบที่ถูกต้องคือ ค", "ค"), ("ข้อ ค ถูกต้อง", "ค"), ("เลือกข้อ ง", "ง"), ("ตอบ ก", "ก"),
+        ("ค. กรุงเทพ", "ค"), ("คำตอบที่ถูกคือข้อ ก", "ก"), ("ข้อที่ถูกต้องคือ ข", "ข"), ("คำตอบคือข้อค", "ค"),
+        ("ก เป็นคำตอบที่ถูกต้อง", "ก"), ("คำตอบไม่ใช่ ก แต่เป็น ข", "ข"), ("ตัวเลือกที่ถูกต้องคือ ง ครับ", "ง"),
+    ],
+)  # fmt: skip
+def test_a_letter_within_a_word_without_spaces_is_no_choice(answer: str, letter: str) -> None:
+    scorer = make_scorer(BenchSettings(task="choice", choices=tuple("กขคง")), [])
+    assert [one for one in "กขคง" if scorer(answer, one)] == [letter]
+    assert scorer.mark(answer, letter).found == "one"
+
+
+@pytest.mark.parametrize(
     ("answer", "choices", "choice"),
     [
         ("It is positive, not negative.", WORDS, "positive"), ("NEGATIVE", WORDS, "negative"),
