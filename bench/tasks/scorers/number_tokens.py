@@ -69,12 +69,16 @@ _MANTISSA = "|".join(
         rf"(?<![\w.{_LETTER}])\.\d+",
     ]
 )
+_OUT_OF = (
+    r"(?i:\s(?:out\sof|sur|von|su|из|de\scada|em\scada|op\sde)\s"
+    r"|(?<=\b1)\sin\s(?=\d{1,9}[.!)]?\s*\Z))"
+)
 _NUMBER = re.compile(
     rf"(?P<none>{_NO_NUMBERS})"
     r"|(?P<sign>(?<![\w)\]}%°.,'])[-+]|(?<==\s)[-+]\s(?=\d))?"
     r"(?:"
     r"(?P<whole>(?<![\d.,])\d{1,4}[ -])?(?P<above>(?<![\d.,])\d+(?:\.\d+)?)"
-    r"\s?/\s?(?P<below>\d+(?:\.\d+)?)(?!\.?\d|/)"
+    rf"(?:\s?/\s?|(?P<of>{_OUT_OF}))(?P<below>\d+(?:\.\d+)?)(?!\.?\d|/)"
     rf"|(?P<mantissa>{_MANTISSA})"
     r"(?:(?P<exponent>[eE][-+]?\d+(?!\w))"
     r"|\s?[×x*·⋅]\s?10\s?\^\s?[{(]?\s?(?P<ten>[-+]?\d+)[)}]?"
@@ -88,7 +92,8 @@ _LIST_MARK = re.compile(r"(?m)^[ \t]*\d{1,3}[.)][ \t]+(?=\S)")
 
 @dataclass(frozen=True)
 class Number:
-    """A number in a text: its `value`, and what it may mean beside that: 50 % is 0.5 and 50.
+    """A number in a text: its `value`, and what it may mean beside that: 50 % is 0.5 and 50, 1 out
+    of 4 is 0.25 and 1.
     `start` and `end` are its place in the prepared text, for those of a list (1,2) the list's."""
 
     value: float
@@ -204,6 +209,8 @@ def _numbers(text: str, place: int = 0) -> Iterator[Number]:
         other = None
         if found["share"] is not None:
             other, value = value, value / (1000 if "‰" in found["share"] else 100)
+        elif found["of"] is not None:
+            other = _float(found["above"])
         yield Number(value, other, found.start(), place)
 
 

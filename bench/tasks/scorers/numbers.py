@@ -44,6 +44,7 @@ _OPERATOR = re.compile(
     r"\s*[$€£]?(?:[\d.(\\]|[^\W\d_]\b)|\((?=\d)|[xyznab]\s*[-+=]"
 )
 _UNIT_ALONE = re.compile(r"\s?[^\W\d_]{1,20}(?=[.,;!)]|\s*\Z)")
+_YEAR = re.compile(r"(?<![\d.,])[12]\d{3}(?![\d,]|\.\d)")
 _NEAR = 48  # characters between what belongs together
 
 
@@ -70,7 +71,7 @@ def number_scorer(tolerance: float) -> Scorer:
         whole = any(values and covers(values, given.values) for values in each)
         lenient = score or float(
             any(equal(one, other, tolerance)
-                for one in find_numbers(prepare(_own_answer(answer))) for other in wanted)
+                for one in _every_number(_own_answer(answer)) for other in wanted)
         )  # fmt: skip
         bare = _is_bare(answer) or list_of(prepare(answer))
         strict = score if whole and bare else 0.0
@@ -193,6 +194,13 @@ def _several(given: Sequence[Number], chosen: Number, of: Sequence[Number] | Non
     `of` all."""
     beside = tuple(one for one in given if not equal(one, chosen, 0.0))
     return Given(chosen, how_many(given if of is None else of), beside)
+
+
+def _every_number(text: str) -> list[Number]:
+    """The numbers of a text, and the years of its dates."""
+    plain = prepare(text)
+    years = (Number(float(one[0]), None, *one.span()) for one in _YEAR.finditer(plain))
+    return [*find_numbers(plain), *years]
 
 
 def _own_answer(text: str) -> str:

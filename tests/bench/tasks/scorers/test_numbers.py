@@ -39,8 +39,8 @@ NUMBERS: dict[str, list[tuple[str, float | None]]] = {
         ("0.500 €", 0.5), ("€ 1.234,56", 1234.56), ("Rp 15.000", 15000.0), ("R$ 1.234", 1234.0),
         *((f"12.500 {money}", 12500.0) for money in (
             "pesos", "COP", "đ", "đồng", "PLN", "zł", "złotych", "lira", "Türk lirası", "reais",
-            "rupiah", "kroner", "kronor", "Kč", "forint", "lei", "руб.", "рублей", "₽", "грн", "CLP",
-            "guaraníes", "евро", "ευρώ", "ユーロ", "欧元", "유로")),
+            "rupiah", "kroner", "kronor", "Kč", "forint", "lei", "руб.", "рублей", "₽", "грн",
+            "CLP", "guaraníes", "евро", "ευρώ", "ユーロ", "欧元", "유로")),
         ("$2.500 (pesos)", 2500.0), ("COP $12.500", 12500.0), ("COP12.500", 12500.0),
         ("PLN 12.500", 12500.0), ("12.50 pesos", 12.5), ("12.500,50 zł", 12500.5),
         ("12.500 dólares", 12.5), ("Peso: 1.234 kg", 1.234), ("Try 1.234", 1.234),
@@ -534,6 +534,51 @@ def test_no_part_of_another_calculation_is_read(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    ["25 + x", "25 - x", "25 × y", "The answer is 25 + x", "less than 25", "more than 25",
+     "The answer is less than 25", "fewer than 25", "more than $25", "weniger als 25",
+     "mehr als 25", "plus de 25", "moins de 25", "más de 25", "menos de 25", "mais de 25",
+     "più di 25", "meer dan 25", "mer än 25", "больше 25", "менее 25", "więcej niż 25", "超过25",
+     "不到25", "25未満", "25 미만", "lebih dari 25", "nhiều hơn 25"],
+)  # fmt: skip
+def test_a_number_that_only_bounds_the_answer_or_is_added_to_is_none(text: str) -> None:
+    mark = number().mark(text, "25")
+    assert (mark.score, mark.strict, mark.found) == (0.0, 0.0, "none")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("at most 25", 25.0), ("no more than 25", 25.0), ("nicht mehr als 25", 25.0),
+        ("pas plus de 25", 25.0), ("не более 25", 25.0), ("不超过25", 25.0), ("25 - I think", 25.0),
+        ("25 - a good result", 25.0), ("Less than 25, namely 20", 20.0), ("25 + x = 30", 30.0),
+        ("1 out of 4", 0.25), ("1 in 4", 0.25), ("The probability is 1 in 4.", 0.25),
+        ("1 sur 4", 0.25), ("1 von 4", 0.25), ("1 su 4", 0.25), ("1 из 4", 0.25),
+        ("1 de cada 4", 0.25), ("1 em cada 4", 0.25), ("1 op de 4", 0.25), ("4分之1", 0.25),
+        ("4分の1", 0.25), ("4분의 1", 0.25), ("He scored 1 in 4 games", 4.0), ("5 in 2020", 2020.0),
+        ("7 and 1/2", 7.5), ("7 und 1/2 Stunden", 7.5), ("The answer is 7 and 1/2.", 7.5),
+        ("The roots are 3 and 1/2", 0.5), ("3 and 3/2", 1.5),
+        ("72<|im_end|>\n<|im_start|>user\n10", 72.0), ("72</s>\n[INST] 10", 72.0),
+        ("<|im_start|>assistant\n72<|im_end|>\n3", 72.0), ("72<|endoftext|>10", 72.0),
+        ("72<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n10", 72.0),
+        ("72<end_of_turn>\n<start_of_turn>user\n10", 72.0), ("<s>10</s> 72", 72.0),
+    ],
+)  # fmt: skip
+def test_bounds_shares_mixed_numbers_and_turns(text: str, value: float) -> None:
+    assert last_number(text) == value
+
+
+def test_a_share_of_a_count_is_the_count_too() -> None:
+    assert [number()("8 out of 10", wanted) for wanted in ("0.8", "8", "10")] == [1.0, 1.0, 0.0]
+
+
+def test_leniently_the_year_of_a_date_is_named() -> None:
+    mark = number().mark("July 20, 1969", "1969")
+    assert (mark.score, mark.lenient, mark.found) == (0.0, 1.0, "none")
+    assert number().mark("July 20, 1969", "20").lenient == 0.0
+
+
+@pytest.mark.parametrize(
     ("text", "value"),
     [
         ("Half of 12 is 6", 6.0), ("6 is half of 12", 6.0), ("The answer is half of 12, 6", 6.0),
@@ -658,6 +703,10 @@ def test_a_reference_without_a_number_is_refused_before_anything_is_asked() -> N
         "8: 5, 3\n" * 5_000,
         "72 km/h (20 m/s) " * 3_000,
         "8\n\n" + "5 " * 20_000,
+        "more than 5 " * 4_000,
+        "5 out of " * 5_000,
+        "5 and 1/2 " * 4_000,
+        "<|im_end|>" * 5_000,
         "5 " + "a" * 40_000 + " because 3",
         "5\n\nQuestion: " * 3_000,
     ],
