@@ -169,7 +169,7 @@ def _settled(answer: str, choices: Sequence[str], known: dict[str, str]) -> _Set
     lines = [known[line] for line in map(normalise, answer.splitlines()) if line in known]
     if len(set(lines)) == 1:
         return _Settled(lines[0], "one")
-    every = _every_mention(answer, choices)
+    every = [one for one in _every_mention(answer, choices) if not one.conceded]
     right = {one.choice for one in every if one.judged}
     if len(right) == 1:
         return _Settled(right.pop(), "one")

@@ -26,6 +26,12 @@ _SURELY = (
     r"|therefore|completely|totally|probably|most\slikely|very)\s){0,2}"
 )
 _RULED_OUT = r"(?:ruled\sout|excluded|eliminated|rejected|discarded|dismissed|crossed\s(?:out|off))"
+ALL_WRONG = (
+    r"\s(?:are|were|sind|sont|son|são|sono|zijn|är|er|są|jsou|sunt)\s(?:both\s|all\s|alle\s|beide\s)?"
+    r"(?:wrong|incorrect|false|invalid|falsch|fausses|faux|incorrect[oa]s|incorrectes|fals[oa]s|errad[oa]s"
+    r"|incorret[oa]s|sbagliat[ie]|errat[ei]|fout|onjuist|fel|feil|forkerte?|błędne|špatně|greșite)\b"
+)
+"""What is said of several that are no answers."""
 WRONG = (
     r"(?:(?:the|an?)\s)?(?:wrong|incorrect|false|mistaken|impossible|invalid|unlikely(?!\sto\sbe\s(?:wrong|false|incorrect))|implausible"
     rf"|{_RULED_OUT}|out\sof\sthe\squestion|mistake|error|(?:trap|distractor|decoy|red\sherring)s?"
@@ -51,8 +57,8 @@ BEHIND = (
     r"|\sε[ίι]ναι\s(?:λ[άα]θος|λανθασμ[έε]ν)\w*|\sδεν\sε[ίι]ναι\b|\s(?:là\s)?(?:sai|không\sđúng)\b"
     r"|\ssalah\b|\sbukan\b|\s(?:خطأ|خاطئة?|غير\sصحيحة?|ليس(?:ت)?\sصحيح\w*)"
     r"|\s?(?:नहीं|गलत|ग़लत)|\s?(?:ไม่ใช่|ไม่ถูก|ผิด)"
-    r"|(?:选项|選項|项|項)?\s?(?:是|就是)?(?:不对|不對|不正确|不正確|错误|錯誤|错|錯|不是|有误|有誤)"
-    r"|(?:は|が|で|も)?(?:ではな[いく]|ではあり|でな|でもな|じゃな|じゃあり|とは言えな|とはいえな|違います|違う|誤り|不正解"
+    r"|(?:选项|選項|项|項)?\s?(?:均|都|皆|全都?|全部)?(?:是|就是)?(?:不对|不對|不正确|不正確|错误|錯誤|错|錯|不是|有误|有誤)"
+    r"|(?:は|が|で|も)?(?:すべて|全て|どれも|いずれも)?(?:ではな[いく]|ではあり|でな|でもな|じゃな|じゃあり|とは言えな|とはいえな|違います|違う|誤り|不正解"
     r"|正しくな|間違い(?!な|あり|は)|間違って|間違え)"
     r"|(?:적|적이)?(?:이|가|은|는|도)?\s?(?:(?:정답|답)[이은]?\s?)?"
     r"(?:아니(?![,.!?])|아닙|아님|아닌|아녜|틀리|틀렸|틀린|틀립|틀림(?!없)|오답)|(?:적)?이?지\s?(?:않|못))"

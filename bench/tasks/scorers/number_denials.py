@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 
-from tuneserve.bench.tasks.scorers.denial_words import BEFORE, BEHIND
+from tuneserve.bench.tasks.scorers.denial_words import ALL_WRONG, BEFORE, BEHIND
 
 _DIGITS = r"[-+$€£]?(?<![\d.,/])\d(?:[.,/]?\d){0,40}+(?:\s?%)?"
 _LINK = r"(?:\b(?:or|nor|oder|noch|ou|ni|или|ни)\b|或)"
@@ -30,8 +30,7 @@ _NEGATED = re.compile(
     r"|(?:≠|!=|<>|\\neq?(?![A-Za-z])|=/=|\bne(?=\s\d))\s*)"
     rf"{_DIGITS}(?:\s*{_LINK}\s*{_DIGITS})*"
     rf"|{_DIGITS}(?:(?:\s*,\s*{_DIGITS}){{0,8}}\s*(?:\b(?:and|or|und|et|y|e|и)\b|和|と)\s*{_DIGITS}"
-    r"\s(?:are|were|sind|sont|son|são|sono)\s(?:both\s|all\s|beide\s)?"
-    r"(?:wrong|incorrect|false|falsch|fausses|faux|incorrectos|erradas?|sbagliat[ie])\b"
+    rf"{ALL_WRONG}"
     rf"|{_UNIT}(?:{BEHIND}"
     rf"|\s(?:(?:is|was)(?:\snot\b|n't)|ist\snicht|n'est\spas|no\ses|não\sé|non\sè|is\sniet|nie\sjest"
     rf"|не|är\sinte|er\sikke)\s?{_NOT_SO}))"

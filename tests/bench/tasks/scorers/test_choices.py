@@ -232,6 +232,12 @@ def test_words_that_are_denied_or_open_are_not_settled(
         "A. no, ",
         "A or ",
         "A\nQ: ",
+        "although A ",
+        "A, although B ",
+        "overall positive, although negative ",
+        "all but A are wrong ",
+        "less likely than A ",
+        "A、",
         "A: ",
     ],
 )
@@ -410,6 +416,15 @@ def test_a_letter_that_is_ruled_out_or_less_likely_is_not_chosen(text: str) -> N
      "B est plus probable que C", "B es mejor que C", "B é mais provável que C",
      "B è più probabile di C", "B лучше, чем C", "B är mer troligt än C", "CよりもBの方が適切",
      "C보다 B가 더 적절하다", "排除A、C、D，选B", "A、C、Dを除外して、B",
+     "B is right. C is a trap.", "本题选B，A、C、D均错误", "A、C、D都错，选B",
+     "A、C、Dはすべて誤り。B",
+     "I prefer B to C", "A, C und D sind falsch, B", "All but B are wrong",
+     "Alle außer B sind falsch",
+     "Every option except B is incorrect.", "Toutes sauf B sont fausses",
+     "Todas menos B son incorrectas", "Todas exceto B são incorretas", "除了B都错", "除B外都不对",
+     "Tutte tranne B sono sbagliate", "Все, кроме B, неверны", "Alle behalve B zijn fout",
+     "Alla utom B är fel", "Wszystkie oprócz B są błędne", "B以外は間違い",
+     "B를 제외하고 모두 틀렸다",
      "B不可能是错的", "A, C, D를 제외하면 B입니다", "Ich schließe A und C aus, also B."],
 )  # fmt: skip
 def test_the_letter_that_is_preferred_is_chosen(text: str) -> None:
@@ -467,6 +482,53 @@ def test_so_does_an_example_that_follows(said: str, label: str) -> None:
 )  # fmt: skip
 def test_capitals_hide_dots_and_accents(answer: str, choices: list[str], choice: str) -> None:
     assert first_choice(answer, choices) == choice
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["While the beginning is positive, overall the sentiment is negative.",
+     "Although it starts positive, it is negative.",
+     "It has positive moments, but all in all negative.",
+     "Despite some positive words, the review is negative.", "Negative, though it starts positive.",
+     "The tone is positive at first. Overall, the sentiment is negative.",
+     "The start is positive but overall it is negative.", "More negative than positive",
+     "Obwohl der Anfang positive ist, ist es negative", "Aunque empieza positive, es negative",
+     "Bien que le début soit positive, l'avis est negative",
+     "Embora positive no início, é negative",
+     "Sebbene l'inizio sia positive, è negative", "Хотя начало positive, в целом negative",
+     "虽然开头positive，但整体negative", "始まりはpositiveですが、negative",
+     "positive지만, negative"],
+)  # fmt: skip
+def test_what_is_only_conceded_is_not_chosen(text: str) -> None:
+    assert settled_choice(text, WORDS) == ("negative", "one")
+
+
+def test_a_concession_without_another_choice_concedes_nothing() -> None:
+    assert settled_choice("Although it is positive, it is short.", WORDS) == ("positive", "one")
+    assert settled_choice("All but A are right", list("ABCD")) == (None, "none")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["The text has nothing to do with politics; it is about sports.",
+     "sports, unrelated to politics",
+     "It is irrelevant to politics. sports", "free of politics: sports",
+     "No mention of politics, sports",
+     "Der Text hat nichts mit politics zu tun, sports", "rien à voir avec politics, sports",
+     "nada que ver con politics, sports", "nada a ver com politics, sports",
+     "与politics无关，sports",
+     "niente a che fare con politics; sports", "не имеет отношения к politics, sports",
+     "heeft niets te maken met politics; sports", "har inget att göra med politics, sports",
+     "politicsとは関係がない、sports", "politics와 관련이 없다. sports"],
+)  # fmt: skip
+def test_a_label_that_a_text_has_nothing_to_do_with_is_not_named(text: str) -> None:
+    scorer = make_scorer(BenchSettings(task="labels"), ["politics, sports"])
+    assert scorer(text, "sports") == 1.0
+
+
+def test_a_label_that_is_conceded_is_named() -> None:
+    scorer = make_scorer(BenchSettings(task="labels"), ["politics, sports"])
+    assert scorer("Although it is about sports, it is politics too", "politics, sports") == 1.0
 
 
 def test_choices_are_the_references_where_none_are_given() -> None:
