@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 
 from tuneserve.bench.tasks.scorers.calculations import TOTAL
+from tuneserve.bench.tasks.scorers.corrections import CORRECTION
 from tuneserve.bench.tasks.scorers.number_lists import equal
 from tuneserve.bench.tasks.scorers.number_tokens import Number, find_numbers, number_at
 from tuneserve.bench.tasks.scorers.reason_words import BECAUSE, CONCLUDES, SINCE
@@ -39,7 +40,12 @@ _SHARE = re.compile(
 )
 # Between a number and its parts. Behind a comma or point only where an answer begins with it.
 _PARTS = re.compile(rf"{_UNIT}[*_]*\s?(?::|—|\n+[ \t]*[-*•](?=\s))")
-_PARTS_OF_FIRST = re.compile(rf"{_UNIT}\s?(?:[,;.](?=\s)|。)")
+_PARTS_OF_FIRST = re.compile(rf"{_UNIT}\s?(?:,(?=\s)|(?P<apart>\.(?=\s)|。))")
+# In a sentence of its own: 12 apples. He gives 5 away and has 7.
+_ADDS = re.compile(
+    r"(?i)\b(?:add\w*|plus|sum|together|combined|zusammen|addier\w*|addition\w*|sum\w{2,4}|сум\w*|слож\w*)\b"
+    r"|足|加|合わせ|더하|더했|합"
+)
 _SAYS_MORE = re.compile(rf"{CONCLUDES.pattern}|[=≈≃→]")
 _RESULT = re.compile(r"[=≈≃→]\s*[$€£¥₹*_]*\Z")
 _MOST_PARTS, _LONGEST = 12, 400  # numbers; characters of a sentence
@@ -82,7 +88,7 @@ def _is_explained(text: str, first: Number) -> bool:
     if _LABEL.match(rest):
         return True
     explains = apart["gap"].count("\n") > 1 or _REASON_LINE.match(rest) is not None
-    return explains and not _decides(rest, first)
+    return explains and not CORRECTION.search(rest) and not _decides(rest, first)
 
 
 def _decides(rest: str, first: Number) -> bool:
@@ -108,12 +114,19 @@ def _without_parts(text: str) -> str:
     kept, place = [], 0
     for at, one in enumerate(numbers):
         begins = start is not None and start.end() == one.start
-        link = _PARTS.match(text, one.end) or (begins and _PARTS_OF_FIRST.match(text, one.end))
-        if one.start < place or not link:
+        link = _PARTS.match(text, one.end)
+        if link is None and begins:
+            link = _PARTS_OF_FIRST.match(text, one.end)
+        if link is None or one.start < place:
             continue
         made = _made_of(numbers[at + 1 : at + 1 + _MOST_PARTS], one)
-        end = made and _sentence_end(text, made.end)
-        if end and not (_SAYS_MORE.search(text, link.end(), end)):
+        if made is None or ("\n" not in link[0] and made.end > _sentence_end(text, link.end())):
+            continue
+        end = _sentence_end(text, made.end)
+        if _SAYS_MORE.search(text, link.end(), end):
+            continue
+        apart = link.re is _PARTS_OF_FIRST and link["apart"] is not None
+        if not apart or _ADDS.search(text, link.end(), end):
             kept.append(f"{text[place : one.end]} ")
             place = end
     return "".join([*kept, text[place:]])

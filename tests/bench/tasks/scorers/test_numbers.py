@@ -388,6 +388,9 @@ def test_what_explains_the_number_in_front_of_it_is_not_the_answer(text: str, va
         ("4 * 5 = 20\n\n20 + 2 = 22", 22.0),
         ("First there were 7 because of 3 more. Then 15.", 15.0), ("Step 1: 5\n\nStep 2: 8", 8.0),
         ("5\n\nThe answer is 8", 8.0), ("10 apples: 6 eaten and 4 left", 4.0),
+        ("12 apples.\nHe gives 5 away.\nNow he has 7.", 7.0),
+        ("12 apples. He gives 5 away and has 7.", 7.0), ("12: fine.\n5 go. 7 stay", 7.0),
+        ("60\n\nWait, I forgot the rest. It should be 75.", 75.0),
     ],
 )  # fmt: skip
 def test_what_goes_on_to_another_number_is_no_explanation(text: str, value: float) -> None:
