@@ -17,16 +17,14 @@ from tuneserve.bench.tasks.scorers.denials import (
     with_denials,
     without_idioms,
 )
-from tuneserve.bench.tasks.scorers.letters import is_letter, letters_of
+from tuneserve.bench.tasks.scorers.letters import is_in_word, is_letter, letters_of
 from tuneserve.bench.tasks.scorers.marks import Found, Mark, Scorer, shortened
 from tuneserve.bench.tasks.scorers.next_question import first_block
+from tuneserve.bench.tasks.scorers.reason_words import BECAUSE
 from tuneserve.bench.tasks.scorers.texts import find_words, fold, normalise, unformatted
 from tuneserve.errors import UsageError
 
-_REASON = re.compile(
-    r"(?i)\b(?:because|since|weil|denn|car|parce que|puisque|porque|perché|потому что|так как)\b"
-    r"|因为|因為|由于|由於|なぜなら|왜냐하면"
-)
+_REASON = re.compile(rf"(?i){BECAUSE}|\b(?:since|car)\b")
 _LEADING = re.compile(
     r"(?m)^[ \t>*_(\[]*(\w)"
     r"(?:[*_ \t]*(?!\.\d|,\d)[)\].:,;：、，。—–]|[*_]*\s(?:because|since|as)\b)"
@@ -171,7 +169,7 @@ def _settled(answer: str, choices: Sequence[str], known: dict[str, str]) -> _Set
     lines = [known[line] for line in map(normalise, answer.splitlines()) if line in known]
     if len(set(lines)) == 1:
         return _Settled(lines[0], "one")
-    every = _every_mention(answer, choices)
+    every = [one for one in _every_mention(answer, choices) if not one.conceded]
     right = {one.choice for one in every if one.judged}
     if len(right) == 1:
         return _Settled(right.pop(), "one")
@@ -268,6 +266,7 @@ def _words(folded: str, wanted: str, choice: str) -> list[Mention]:
     found: list[Mention] = []
     place = find_words(wanted, folded)
     while place is not None:
-        found.append(Mention(choice, place, place + len(wanted)))
+        if len(wanted) > 1 or not is_in_word(folded, place):
+            found.append(Mention(choice, place, place + len(wanted)))
         place = find_words(wanted, folded, place + len(wanted))
     return found

@@ -14,8 +14,7 @@ from typing import NamedTuple
 
 from tuneserve.bench.tasks.scorers.denials import CLAUSE_END, CONTEXT, Mention, with_denials
 
-# Takes back what was said before it. A bare "no" does where a pause follows it.
-_CORRECTION = re.compile(
+CORRECTION = re.compile(
     r"(?i)(?<!\w)(?:"
     r"wait|hold on|actually|scratch that|correction|or rather|on second thoughts?|i mean|i meant"
     r"|sorry|oops|whoops|my mistake|no(?=\s?[,:;–—-])|nope"
@@ -32,6 +31,7 @@ _CORRECTION = re.compile(
     r"|不对|不對|等等|等一下|更正|其实|其實|不(?=[，,：:])"
     r"|待って|訂正|違う|違います|やっぱり|やはり|いや(?=[、,])|いいえ(?=[、,])|잠깐|정정|사실은|아니(?:요|야)?(?=\s?[,:])"
 )
+"""Takes back what was said before it. A bare "no" does where a pause follows it."""
 # Leaves it open whether the choice in its clause is meant, or adds it to another.
 _OPEN = re.compile(
     r"(?i)(?<!\w)(?:maybe|perhaps|possibly|might|may|could|also|too|both|either|whether|if|why"
@@ -89,7 +89,7 @@ def last_correction(text: str, found: Sequence[Mention]) -> Correction | None:
     place."""
     starts, ends = [each.start for each in found], [each.end for each in found]
     tried = 0
-    for one in reversed(list(_CORRECTION.finditer(text))):
+    for one in reversed(list(CORRECTION.finditer(text))):
         before, behind = bisect_right(ends, one.start()), bisect_left(starts, one.end())
         if not before or tried == _MOST_TRIED:
             return None

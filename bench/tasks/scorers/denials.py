@@ -11,23 +11,47 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from tuneserve.bench.tasks.scorers.denial_words import BEFORE, BEHIND
-
-_NEGATION_BEFORE = re.compile(
-    rf"(?i)(?:(?:{BEFORE}|(?<!\w)(?:no|without|non|(?:(?<=[.,;!?]\s)|(?<![^\n]))nu"
-    r"|(?:anything|everything|any|all) (?:but|except|other than)|far from|kein\w*)(?!\w))"
-    r"[-\s]*(?:(?:a|an|the|really|very|option|choice|answer|be|to be|ein\w*|eine|die|der|das"
-    r"|une?|le|la|les|el|los|вариант|ε[ίι]ναι|η|το|là|đáp án|phải|jest|to|jawaban"
-    r"|pilihan|em)\s+){0,3}"
-    r"|(?:不选|不選|不)\s*)"
-    r"[\"'(\[*_「『]*\Z"
+from tuneserve.bench.tasks.scorers.denial_words import ALL_WRONG, BEFORE, BEHIND, WRONG
+from tuneserve.bench.tasks.scorers.rejections import (
+    CONCEDED,
+    CONCEDES,
+    DISAGREES,
+    EXCEPT,
+    EXCEPTED,
+    LESS_THAN,
+    OVERALL,
+    PREFERRED_TO,
+    REJECTED,
+    REJECTS,
+    THE_REST_IS_WRONG,
 )
+
+_DENIER = (
+    rf"(?:(?:{BEFORE}|(?<!\w)(?:no|without|non|(?:(?<=[.,;!?]\s)|(?<![^\n]))nu"
+    r"|(?:anything|everything|any|all) (?:but|except|other than)|far from|kein\w*)(?!\w))"
+    r"|(?:不选|不選|不))"
+)
+_TO_THE_CHOICE = (
+    r"[-\s]*(?:(?:a|an|the|really|very|options?|choices?|answers?|be|to be|ein\w*|eine|die|der|das"
+    r"|une?|le|la|les|el|los|opción|вариант\w*|ε[ίι]ναι|η|το|là|đáp án|phải|jest|to|jawaban"
+    r"|pilihan|em)\s+){0,3}[\"'(\[*_「『]*\Z"
+)
+_NEGATION_BEFORE = re.compile(rf"(?i){_DENIER}{_TO_THE_CHOICE}")
+_REJECTED_BEFORE = re.compile(rf"(?i){REJECTS}{_TO_THE_CHOICE}")
+_PREFERRED_TO = re.compile(rf"(?i){PREFERRED_TO}{_TO_THE_CHOICE}")
+_EXCEPT = re.compile(rf"(?i){EXCEPT}{_TO_THE_CHOICE}")
+_REST_IS_WRONG = re.compile(rf"(?i){ALL_WRONG}|{THE_REST_IS_WRONG}")
+_EXCEPTED = re.compile(rf"(?i){EXCEPTED}")
+_CONCEDES, _CONCEDED = re.compile(rf"(?i){CONCEDES}"), re.compile(rf"(?i){CONCEDED}")
+_OVERALL = re.compile(rf"(?i){OVERALL}[^.;!?\n。；！？]{{0,40}}\Z")
+_LESS_THAN = re.compile(rf"(?i){LESS_THAN}")
 _NEGATION_AFTER = re.compile(
-    rf"[\"')\]*_」』]*(?:(?i:{BEHIND})|\s?(?:"
-    r"[?？]+\s*(?:(?i:no|nope|nein|non|нет)(?!\w)|不|いいえ|아니)"
-    r"|(?:all\s)?(?:is|are|was|were|seems?)\s(?:all\s)?(?:not\b|wrong|incorrect|false)"
+    rf"[\"')\]*_」』]*(?:(?i:{BEHIND}|{ALL_WRONG})|\s?(?:"
+    rf"[?？]+\s*(?:(?i:no|nope|nein|non|нет|{DISAGREES})(?!\w)|不|いいえ|아니)"
+    rf"|(?:all\s)?(?:is|are|was|were|seems?)\s(?:all\s)?(?:not\b|{WRONG})"
     r"|(?:all\s)?fails?\b|(?:isn't|aren't)\b))"
 )
+_REJECTED_AFTER = re.compile(rf"(?i)[\"')\]*_」』]*{REJECTED}")
 # Somewhere before a choice in its clause these may deny it, weaken it, or do something else.
 _DOUBT = re.compile(
     r"(?i)(?<!\w)(?:not|no|never|neither|nor|without|cannot|hardly|barely|scarcely|less|\w+n't"
@@ -41,9 +65,10 @@ _DOUBT_AFTER = re.compile(
 _NO_DOUBT = re.compile(r"(?i)\b(?:no doubt|without (?:a )?doubt|not only|no question)\b")
 CLAUSE_END = re.compile(
     r"(?i)[.,;:!?\n—。，；：！？、।؟،]|\b(?:but|so|therefore|hence|thus|because|since|also|aber"
-    r"|sondern|mà(?=\slà)|utan|vaan|hanem|lecz|nego|melainkan|tapi|değil|αλλ[άα]|بل|mais|sino|pero|donc|но|а)\b|而是|但"
+    r"|sondern|mà(?=\slà)|utan|vaan|hanem|lecz|nego|melainkan|tapi|değil|αλλ[άα]|بل|mais|sino|pero|donc|но|а)\b|而是|但|แต่"
 )
 # Between the choices of a list that one denial is about: A, B and C are wrong.
+_SENTENCE_END = re.compile(r"[.!?](?=\s|\Z)|[\n。！？]")
 _COMMA = re.compile(r"\s*[,、，]\s*\Z")
 _AND = re.compile(
     r"(?i)\s*,?\s*(?:and|or|nor|&|und|oder|et|ou|y|o|e|и|или|和|或者?|と|や|または|及|및|또는)\s*\Z"
@@ -59,13 +84,15 @@ _JUDGEMENT = re.compile(
 )
 _OF_A_SCALE = re.compile(r"(?i)\d\s*(?:/|(?:out\s+)?of|von|sur|de|su|из)\s*\Z")
 CONTEXT = 48  # characters in front of a choice that can deny it
+_NEAR = 4  # choices that stand beside a conceded one
 
 
 @dataclass(frozen=True)
 class Mention:
     """A choice that stands in a text, with its place. `denied`: "not B", "B is wrong". `doubtful`:
     a negation stands in its clause, and no rule says of what ("I would not call it B"). `judged`:
-    what is said of it beside other choices: "A: no. B: yes"."""
+    what is said of it beside other choices: "A: no. B: yes". `conceded`: a word of concession
+    stands in its clause, and its sentence says another: "although it begins B, it is C"."""
 
     choice: str
     start: int
@@ -73,20 +100,25 @@ class Mention:
     denied: bool = False
     doubtful: bool = False
     judged: bool | None = None
+    conceded: bool = False
 
 
 def with_denials(text: str, found: Sequence[Mention]) -> list[Mention]:
     """Mentions with what a text says against them. A denial before or behind a list (A, B or C) is
     about all of it."""
-    before = [_denied_before(text, one) for one in found]
-    after = [_denied_after(text, one) for one in found]
+    befores = [-1, *(one.end for one in found)]
+    before = [_denied_before(text, one, end) for one, end in zip(found, befores, strict=False)]
+    behinds = [*(one.start for one in found), len(text)][1:]
+    after = [_denied_after(text, one, start) for one, start in zip(found, behinds, strict=True)]
     for first, last in _lists(text, found):
         for place in range(first, last + 1):
             before[place] |= before[first]
             after[place] |= after[last]
     judged = _judgements(text, found)
-    return [
-        replace(
+    said = [
+        replace(one, judged=True)
+        if _is_excepted(text, one)
+        else replace(
             one,
             denied=before[place] or after[place] or judged[place] is False,
             doubtful=_is_doubtful(text, found, place),
@@ -94,6 +126,7 @@ def with_denials(text: str, found: Sequence[Mention]) -> list[Mention]:
         )
         for place, one in enumerate(found)
     ]
+    return _weighed(text, said)
 
 
 def first_list(text: str, found: Sequence[Mention]) -> Sequence[Mention]:
@@ -120,15 +153,22 @@ def without_idioms(text: str, found: Sequence[Mention]) -> list[Mention]:
 
 
 def _lists(text: str, found: Sequence[Mention]) -> Iterator[tuple[int, int]]:
-    """The first and the last mention of every list: A, B and C."""
-    first = 0
-    for place in range(1, len(found)):
-        between = text[found[place - 1].end : found[place].start][:CONTEXT]
+    """The first and the last mention of every list: A, B and C; A, B, C; A、B. "A, B" may be two
+    clauses."""
+    first, mark = 0, ""
+    for place in range(1, len(found) + 1):
+        between = ""
+        if place < len(found):
+            between = text[found[place - 1].end : found[place].start][:CONTEXT]
+        comma = between.strip() if _COMMA.match(between) else ""
         if _AND.match(between):
             yield first, place
-            first = place
-        elif not _COMMA.match(between):
-            first = place
+        elif comma and mark in ("", comma):
+            mark = comma
+            continue
+        elif place - first > (1 if mark == "、" else 2):
+            yield first, place - 1
+        first, mark = place - bool(comma), comma
 
 
 def _judgements(text: str, found: Sequence[Mention]) -> list[bool | None]:
@@ -140,15 +180,68 @@ def _judgements(text: str, found: Sequence[Mention]) -> list[bool | None]:
     return [None if said is None else said["yes"] is not None for said in judged]
 
 
-def _denied_before(text: str, one: Mention) -> bool:
-    before = text[max(0, one.start - CONTEXT) : one.start].replace("’", "'")
+def _is_excepted(text: str, one: Mention) -> bool:
+    """Are all others said to be wrong: all but B are wrong?"""
+    before = text[max(0, one.start - CONTEXT) : one.start]
+    behind = text[one.end : one.end + CONTEXT]
+    if _EXCEPTED.match(behind):
+        return True
+    return _EXCEPT.search(before) is not None and _REST_IS_WRONG.match(behind) is not None
+
+
+def _weighed(text: str, found: Sequence[Mention]) -> list[Mention]:
+    """Mentions with what is only conceded; a word behind one that sums up (overall, it is
+    negative) is judged right."""
+    weighed: list[Mention] = []
+    for place, one in enumerate(found):
+        if one.denied or one.doubtful:
+            weighed.append(one)
+            continue
+        before = text[max(0, one.start - CONTEXT) : one.start].replace("’", "'")
+        conceded = _CONCEDES.search(_clause(before)) or _CONCEDED.match(text, one.end)
+        near = found[max(0, place - _NEAR) : place + _NEAR + 1] if conceded else ()
+        gives_way = any(_is_beside(text, one, other) for other in near)
+        sums_up = len(one.choice) > 1 and _OVERALL.search(before) is not None
+        weighed.append(replace(one, conceded=gives_way, judged=one.judged or sums_up or None))
+    return weighed
+
+
+def _is_beside(text: str, one: Mention, other: Mention) -> bool:
+    """Does a sentence say another choice as well?"""
+    between = text[min(one.end, other.end) : max(one.start, other.start)]
+    said = other.choice != one.choice and not other.denied and not other.doubtful
+    return said and _SENTENCE_END.search(between) is None
+
+
+def _denied_before(text: str, one: Mention, previous: int) -> bool:
+    """`previous`: where the choice before it ends."""
+    start = max(0, one.start - CONTEXT)
+    before = text[start : one.start].replace("’", "'")
     if text[one.start].isdecimal() and _OF_A_SCALE.search(before) is not None:
         return True
-    return _NEGATION_BEFORE.search(before) is not None
+    if _NEGATION_BEFORE.search(before) is not None:
+        return True
+    # What is negated itself (can't rule out) denies nothing.
+    if rejected := _REJECTED_BEFORE.search(before):
+        return _DOUBT.search(_clause(before[: rejected.start()])) is None
+    preferred = _PREFERRED_TO.search(before)
+    # Only where its clause names what is preferred.
+    return preferred is not None and (
+        preferred.start() - len(_clause(before[: preferred.start()])) <= previous - start
+    )
 
 
-def _denied_after(text: str, one: Mention) -> bool:
-    return _NEGATION_AFTER.match(text[one.end : one.end + CONTEXT].replace("’", "'")) is not None
+def _denied_after(text: str, one: Mention, following: int) -> bool:
+    """`following`: where the next choice begins."""
+    behind = text[one.end : one.end + CONTEXT].replace("’", "'")
+    if _NEGATION_AFTER.match(behind) is not None:
+        return True
+    return _REJECTED_AFTER.match(behind[: following - one.end]) is not None
+
+
+def _clause(before: str) -> str:
+    """What stands in front of a place in its clause."""
+    return CLAUSE_END.split(before)[-1]
 
 
 def _is_doubtful(text: str, found: Sequence[Mention], place: int) -> bool:
@@ -163,7 +256,7 @@ def _is_doubtful(text: str, found: Sequence[Mention], place: int) -> bool:
                 + " " * (other.end - other.start)
                 + before[other.end - start :]
             )
-    clause = _NO_DOUBT.sub(" ", CLAUSE_END.split(before)[-1])
+    clause = _LESS_THAN.sub(" ", _NO_DOUBT.sub(" ", _clause(before)))
     if _DOUBT.search(clause) is not None:
         return True
     following = found[place + 1].start if place + 1 < len(found) else len(text)

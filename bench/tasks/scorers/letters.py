@@ -18,6 +18,14 @@ _LABEL_CUE = re.compile(
     r"(?i)(?:option|choice|choose|chose|pick|select|answer|letter|say|is|be|with|so|it's|→|:|=|"
     r"вариант|ответ|wähle|option|choix|opción|选项|選項|选择|選擇|选|選|是)[\s*_:]*\Z"
 )
+# Endings of cases that are joined to a letter: B'dir, B'nin (Turkish), B-t (Hungarian).
+_ENDING = re.compile(
+    r"['’](?:[dt][ıi]r?|n[ıi]n|y[ıi]|y[ae]|[dt][ae]n?|yl[ae])(?!\w)|-(?:t|[eo]s)(?![\w-])"
+)
+# In scripts without spaces between words a letter by itself is one beside no other letter of them,
+# but for these words: "number ค", "answer", "is", "choose".
+_WITHOUT_SPACES = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]")
+_NAMES_SIGN = re.compile(r"(?:ข้อ|ตอบ|คือ|เลือก|เป็น|ຂໍ້|ແມ່ນ)\Z")
 _VERB_AFTER = re.compile(
     r"\s(?:is|was|because|since|as|seems|looks|fits|applies|ist|est|es|è|or|and|oder|und|ou|et|vs|o|y|e|of|en"
     r"|stimmt|passt|mà|utan|vaan|hanem|lecz|değil|nego|tapi|بل|верно|неверно|правильно"
@@ -45,8 +53,17 @@ def letters_of(text: str, wanted: str, choice: str, sure: bool) -> list[Mention]
             continue
         if not (sure or enclosed) and _is_word(text, place, plain):
             continue
-        found.append(Mention(choice, place, place + 1))
+        ending = _ENDING.match(text, place + 1)
+        found.append(Mention(choice, place, ending.end() if ending else place + 1))
     return found
+
+
+def is_in_word(text: str, place: int) -> bool:
+    """Does a letter of a script that has no spaces between words, and no cases, stand in a word?"""
+    if _WITHOUT_SPACES.match(text, place + 1):
+        return True
+    before = text[max(0, place - 8) : place]
+    return _WITHOUT_SPACES.match(before[-1:]) is not None and not _NAMES_SIGN.search(before)
 
 
 def _case_of(choice: str) -> str:
@@ -61,7 +78,12 @@ def _stands_alone(text: str, place: int) -> bool:
     # I'd, l'A, A-level, C++, C#, $A$ aside.
     joins = "'’-+#&" if text[place].isdecimal() else "'’-+#&/"
     return not (
-        (after in joins and after and text[place + 2 : place + 3].strip())
+        (
+            after in joins
+            and after
+            and text[place + 2 : place + 3].strip()
+            and not _ENDING.match(text, place + 1)
+        )
         or (after in "+#" and after)
         or (before in joins and before and text[place - 2 : place - 1].isalnum())
     )

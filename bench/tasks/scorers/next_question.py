@@ -19,6 +19,12 @@ _NEXT = re.compile(
     r"|(?P<example>(?<=\n\n)[*_#]*(?:text|review|input|sentence|tweet|passage|instruction|satz"
     r"|texte|texto|testo|текст|文本|句子|輸入|输入|入力|文章|문장|입력)\s?\d{0,4}[*_]*\s?[:：]))"
 )
+# Where a turn ends, in the marks of chat templates that were generated as text.
+_TURN = re.compile(
+    r"<\|(?:im_end|eot_id|end|endoftext|end_of_text|eot|user|END_OF_TURN_TOKEN)\|>|<end_of_turn>|<eos>"
+    r"|(?:<\|(?:im_start|start_header_id)\|>|<start_of_turn>)(?=user|system|human)|\[INST\]"
+    r"|</s>(?=\s*(?:\Z|\n|<s>|\[INST))|<｜(?:end▁of▁sentence|User)｜>"
+)
 _BLANK_LINE = re.compile(r"\n[ \t>*_-]*\n[ \t>*_-]*\Z")
 _SENTENCE = re.compile(r"(?<=[.!?:])\s+|[。！？：]|\n")
 # Such a sentence only leads to the question, which is repeated behind it.
@@ -43,10 +49,12 @@ def first_block(text: str, names_any: Callable[[str], bool], says: Callable[[str
     stands before it ends there if it `says` its answer or, where it is no introduction, if a blank
     line follows it or it `names_any` of what may be an answer.
     """
+    turn = next((one for one in _TURN.finditer(text) if _says_any(text[: one.start()])), None)
+    text = text if turn is None else text[: turn.start()]
     introduced = False  # it may lead to several questions
     for _, mark in zip(range(_MARKS_TRIED), _NEXT.finditer(text), strict=False):
         before = text[: mark.start()]
-        if not any(map(str.isalnum, before)):
+        if not _says_any(before):
             continue
         apart = _BLANK_LINE.search(before) is not None and mark["example"] is None
         leads = _only_leads(before)
@@ -55,6 +63,10 @@ def first_block(text: str, names_any: Callable[[str], bool], says: Callable[[str
             return before
         introduced |= leads
     return text
+
+
+def _says_any(before: str) -> bool:
+    return any(map(str.isalnum, before))
 
 
 def _only_leads(before: str) -> bool:

@@ -12,6 +12,8 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from tuneserve.bench.tasks.scorers.currencies import CODES, with_plain_amounts
+from tuneserve.bench.tasks.scorers.number_latex import without_latex
 from tuneserve.bench.tasks.scorers.number_scales import Sum, read_scale
 from tuneserve.bench.tasks.scorers.number_words import PERCENT, with_signs
 from tuneserve.bench.tasks.scorers.texts import ascii_digits, unformatted
@@ -21,7 +23,6 @@ MOST_DIGITS = 400  # a float ends near 1e308
 # Letters of scripts in which a digit that follows one belongs to the word: not those of scripts
 # without spaces or with attached particles (共5个, 총5명, و5).
 _LETTER = "A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u0370-\u03ff\u0400-\u052f\u1e00-\u1fff"
-_CURRENCY = "(?:USD|EUR|GBP|CHF|JPY|CNY|RMB|INR|AUD|CAD|SEK|NOK|DKK|PLN|Rs|Rp|RM|kr|Kr)"
 _MONTH = (
     "(?:Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|May|June?|July?|Aug(?:ust)?"
     r"|Sept?(?:ember)?|Oct(?:ober)?|Nov(?:ember)?|Dec(?:ember)?)\.?"
@@ -43,7 +44,7 @@ _NO_NUMBERS = "|".join(
         rf"(?<!\d){_DAY}\s(?:of\s)?{_MONTH}(?![{_LETTER}])(?:,?\s\d{{4}}(?!\d))?",
         rf"\b{_MONTH}\s\d{{4}}(?!\d)",
         r"(?<![\d.])v?\d+(?:\.\d+){2,20}(?![\d,])(?<!\.\d{3})",  # a version, an address
-        rf"(?<![{_LETTER}])(?!{_CURRENCY}\.?\d)[{_LETTER}]+[-_]?\d[\w]*",  # CO2, GPT-4, x_2
+        rf"(?<![{_LETTER}])(?!{CODES}\.?\d)[{_LETTER}]+[-_]?\d[\w]*",  # CO2, GPT-4, x_2
         r"(?<![\w.,])\d+(?![eE][-+]?\d+(?!\w))(?!(?:[kcmdµμ]?m|ft|in|yd|mi)\d\b|x10\^)[A-Za-z]+\d\w*",
         r"(?<=[\w)])_\{?\w+\}?",
         rf"(?<=[{_LETTER})\s])\^\{{?[-+]?\d+\}}?",  # m^2
@@ -68,12 +69,16 @@ _MANTISSA = "|".join(
         rf"(?<![\w.{_LETTER}])\.\d+",
     ]
 )
+_OUT_OF = (
+    r"(?i:\s(?:out\sof|sur|von|su|из|de\scada|em\scada|op\sde)\s"
+    r"|(?<=\b1)\sin\s(?=\d{1,9}[.!)]?\s*\Z))"
+)
 _NUMBER = re.compile(
     rf"(?P<none>{_NO_NUMBERS})"
     r"|(?P<sign>(?<![\w)\]}%°.,'])[-+]|(?<==\s)[-+]\s(?=\d))?"
     r"(?:"
     r"(?P<whole>(?<![\d.,])\d{1,4}[ -])?(?P<above>(?<![\d.,])\d+(?:\.\d+)?)"
-    r"\s?/\s?(?P<below>\d+(?:\.\d+)?)(?!\.?\d|/)"
+    rf"(?:\s?/\s?|(?P<of>{_OUT_OF}))(?P<below>\d+(?:\.\d+)?)(?!\.?\d|/)"
     rf"|(?P<mantissa>{_MANTISSA})"
     r"(?:(?P<exponent>[eE][-+]?\d+(?!\w))"
     r"|\s?[×x*·⋅]\s?10\s?\^\s?[{(]?\s?(?P<ten>[-+]?\d+)[)}]?"
@@ -81,19 +86,14 @@ _NUMBER = re.compile(
     r")"
     rf"(?P<share>\s?(?:%|‰|{PERCENT}))?"
 )
-# Currencies of people who write 1.234 for a thousand.
-_POINTED = r"(?:€|₫|₺|R\$|(?i:euros?|eur|brl|dkk|nok|idr|vnd|try|rp|kr|tl)(?![^\W\d_]))"
-_POINT_THOUSANDS = re.compile(
-    rf"(?:(?<!\w){_POINTED}\.?\s?[-+]?|(?<![\d.,]))[1-9]\d{{0,2}}\.\d{{3}}(?![\d.,])(?:\s?{_POINTED})?"
-)
-_NO_CENTS = re.compile(r"(?<![\d.,])(\d{1,3}(?:\.\d{3}){0,6}|\d+),[-—]{1,2}(?![\w-])")  # 1.234,– €
 _PART = re.compile(r"(?P<apart>\s?)(?P<digits>\d{1,3}(?:,\d{3})+|\d+)(?![\d.,/:]*\d)")
 _LIST_MARK = re.compile(r"(?m)^[ \t]*\d{1,3}[.)][ \t]+(?=\S)")
 
 
 @dataclass(frozen=True)
 class Number:
-    """A number in a text: its `value`, and what it may mean beside that: 50 % is 0.5 and 50.
+    """A number in a text: its `value`, and what it may mean beside that: 50 % is 0.5 and 50, 1 out
+    of 4 is 0.25 and 1.
     `start` and `end` are its place in the prepared text, for those of a list (1,2) the list's."""
 
     value: float
@@ -125,26 +125,6 @@ def _blank(found: re.Match[str]) -> str:
     return " " * len(found[0])
 
 
-_LATEX = (
-    (re.compile(r"\\([dtc]?)frac\s*\{\s*([\d.]+)\s*\}\s*\{\s*-\s*([\d.]+)\s*\}"),
-     r"\\\1frac{-\2}{\3}"),
-    (re.compile(r"\\([dtc]?)frac\s*\{\s*-\s*([\d.]+)\s*\}\s*\{\s*-\s*([\d.]+)\s*\}"),
-     r"\\\1frac{\2}{\3}"),
-    (re.compile(r"\\[dtc]?frac\s*\{\s*(-?\d+(?:\.\d+)?)\s*\}\s*\{\s*(\d+(?:\.\d+)?)\s*\}"),
-     r" \1/\2 "),
-    (re.compile(r"\\[dtc]?frac\s*(\d)\s*(\d)"), r" \1/\2 "),
-    (re.compile(r"-\s+(?=[\d.]+/[\d.]+ )"), "-"),
-    (re.compile(r"\{,\}"), ","),
-    (re.compile(r"\\(?:text|math|mbox|operatorname)(?:rm|bf|it)?\s*\{([^{}]*)\}"), r" \1 "),
-    (re.compile(r"\\[,;:! ]"), " "),
-    (re.compile(r"\\(?=[%$#&_])"), ""),
-    (re.compile(r"\^\s?\{?\s?\\circ\s?\}?"), "° "),
-    (re.compile(r"\\(?:times|cdot)(?![A-Za-z])"), "×"),  # \times10 is two words to LaTeX
-    (re.compile(r"\\pm(?![A-Za-z])"), "±"),
-    (re.compile(r"\\pi(?![A-Za-z])"), "π"),
-    (re.compile(r"\\(?:left|right|displaystyle|approx|quad|qquad)(?![A-Za-z])|\\[()\[\]]"), " "),
-    (re.compile(r"(?<=\d)~(?=\d)"), " "),
-)  # fmt: skip
 _SAME = str.maketrans(
     dict.fromkeys("\u2212\ufe63\uff0d\u2013\u2012\u2010\u2011", "-")
     | dict.fromkeys("\u00a0\u2007\u2009\u202f\u2002\u2003\u2005\u2006\u2008\u200a\u3000", " ")
@@ -164,22 +144,13 @@ def prepare(text: str) -> str:
     text = re.sub(r"(?<=\d)，(?=\d{3}(?!\d))", ",", text).replace("，", ", ")
     if not text.isascii():
         text = "".join(_small_digits(text))
-    if "\\" in text or "{,}" in text or "~" in text:
-        for pattern, plain in _LATEX:
-            text = pattern.sub(plain, text)
-    text = re.sub(r"(?<=\d)\*\*(?=-?\d)", "^", text)
+    text = re.sub(r"(?<=\d)\*\*(?=-?\d)", "^", without_latex(text))
     text = with_signs(text)
     text = re.sub(r"(?<=\d),(?=[-+]\d)", ", ", text)  # 3,-3
     text = re.sub(r"(?<![\w\\])([$€£¥₹]\s?\d[\d.,]{0,20})\s?m(?!\w)", r"\1M", text)  # £5m
-    text = _NO_CENTS.sub(lambda found: found[1].replace(".", ""), text)
-    text = _POINT_THOUSANDS.sub(_without_point, text)
+    text = with_plain_amounts(text)
     # Emphasis and dollars around a number are no part of it.
     return re.sub(r"(?<![\w\\])[$€£¥₹]\s?(?=[-+]?[\d.])|\*\*|``?", "", text) if text else text
-
-
-def _without_point(found: re.Match[str]) -> str:
-    amount = found[0]
-    return amount.replace(".", "") if re.search(_POINTED, amount) else amount
 
 
 def _small_digits(text: str) -> Iterator[str]:
@@ -238,6 +209,8 @@ def _numbers(text: str, place: int = 0) -> Iterator[Number]:
         other = None
         if found["share"] is not None:
             other, value = value, value / (1000 if "‰" in found["share"] else 100)
+        elif found["of"] is not None:
+            other = _float(found["above"])
         yield Number(value, other, found.start(), place)
 
 

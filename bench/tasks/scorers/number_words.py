@@ -14,6 +14,7 @@ _N = r"\d(?:[.,]?\d){0,40}+"
 # In front of it; "10 % 3" is something else.
 _SHARES = (
     (re.compile(rf"(?:百分之\s?|(?i:\byüzde)\s|(?<![\w%])(?<!\d\s)%\s?)({_N})(?!\s?%)"), r"\1%"),
+    (re.compile(r"(?<![\d時时点點])(\d{1,6})\s?(?:分之|分の|분의)\s?(\d{1,6})(?!\d)"), r"\2/\1"),
     (re.compile(rf"千分之\s?({_N})"), r"\1‰"),
 )  # fmt: skip
 # In words; "au moins 5" and "al menos 5" are at least 5.
@@ -39,6 +40,22 @@ _IN_WORDS = (
     (re.compile(r"(?i)(?<=\d)\sand\s(?:an?|one)[\s-]quarter(?!\w)"), " 1/4"),
     (re.compile(r"(?i)(?<=\d)\sand\sthree[\s-]quarters(?!\w)"), " 3/4"),
 )  # fmt: skip
+# "The roots are 3 and 1/2" are two.
+_AND_FRACTION = re.compile(
+    r"(?i)(?P<whole>(?<![\d.,/])\d{1,4})\s(?:and|und|et|y|e|en|och|og|и|i)\s"
+    r"(?P<above>\d{1,3})/(?P<below>\d{1,3})(?![\d/]|\.\d)"
+)
+_OF_TWO = re.compile(
+    r"(?i)(?:[=,]|\b(?:are|were|both|between|or|and|roots?|solutions?|values?|numbers?"
+    r"|sind|sont|son|são|sono|beide|zwischen|entre))\W{0,4}\Z"
+)
+
+
+def _mixed(found: re.Match[str]) -> str:
+    two = _OF_TWO.search(found.string, max(0, found.start() - 16), found.start())
+    if two or int(found["above"]) >= int(found["below"]):
+        return found[0]
+    return f"{found['whole']} {found['above']}/{found['below']}"
 
 
 def with_signs(text: str) -> str:
@@ -46,4 +63,4 @@ def with_signs(text: str) -> str:
     text = _MINUS.sub(" -", _LESS.sub(r"\g<from> - ", text))
     for pattern, plain in (*_IN_WORDS, *_SHARES):
         text = pattern.sub(plain, text)
-    return text
+    return _AND_FRACTION.sub(_mixed, text)

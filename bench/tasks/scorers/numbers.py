@@ -6,8 +6,9 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from tuneserve.bench.tasks.scorers.answer_first import answer_first
+from tuneserve.bench.tasks.scorers.brackets import RELATION, without_brackets
 from tuneserve.bench.tasks.scorers.calculations import (
-    TOTAL,
     result_of,
     spelt_out,
     without_calculations,
@@ -30,33 +31,20 @@ from tuneserve.bench.tasks.scorers.number_lists import (
     side_by_side,
 )
 from tuneserve.bench.tasks.scorers.number_tokens import Number, find_numbers, prepare
+from tuneserve.bench.tasks.scorers.reason_words import REASON
 from tuneserve.bench.tasks.scorers.unworked import not_told, said_before, worked_out
 
 # A number and what it is made of, and nothing else: 12 = 3 * 4, 10 = 5% of 200.
 _TAKEN_APART = re.compile(
     r"(?P<result>[-+]?[\d.,]+) *=[\d., ()%]*(?:(?:[-+*/^×·⋅÷]|\b(?:of|von|de|di|от)\b)[\d., ()%]+)+"
 )
-_RELATION = re.compile(r"[=≈≃]")
 # An answer begins with a calculation if one of these stands behind its first number.
 _OPERATOR = re.compile(
     r"\s*(?:[^\W\d_]{1,20}\s+)?(?:[-+*/^×·⋅÷:]|x(?=\s?\d)|(?i:times|plus|minus|mal|divided\sby|of|von|de)\b)"
     r"\s*[$€£]?(?:[\d.(\\]|[^\W\d_]\b)|\((?=\d)|[xyznab]\s*[-+=]"
 )
-_PARENTHESIS = re.compile(
-    rf"(?i)\s(?:[^\W\d_]{{1,20}}\s)?(?:{TOTAL}\s)?\((?P<inside>[^()]*(?:\([^()]*\)[^()]*)*)\)"
-)
-_CALCULATION = re.compile(r"\d\s*[-+*/^×·⋅÷]\s*\(?\d")
-# What follows gives the reason, or checks the result.
-_REASON = re.compile(
-    r"(?i)[,;(]?\s(?:because|since|as|weil|denn|da|car|puisque|parce que|porque|ya que|pois|perché"
-    r"|omdat|want|потому|так как|поскольку)\s"
-)
-# Such words bring a result of their own: 3 dozen (12 in each of 3 boxes, so 36).
-_CONCLUDES = re.compile(
-    r"(?i)\b(?:so|thus|hence|total|altogether|i\.e|that is|makes?|equals?|also|insgesamt|ergibt"
-    r"|donc|soit|en tout|итого|всего)\b"
-)
 _UNIT_ALONE = re.compile(r"\s?[^\W\d_]{1,20}(?=[.,;!)]|\s*\Z)")
+_YEAR = re.compile(r"(?<![\d.,])[12]\d{3}(?![\d,]|\.\d)")
 _NEAR = 48  # characters between what belongs together
 
 
@@ -83,7 +71,7 @@ def number_scorer(tolerance: float) -> Scorer:
         whole = any(values and covers(values, given.values) for values in each)
         lenient = score or float(
             any(equal(one, other, tolerance)
-                for one in find_numbers(prepare(_own_answer(answer))) for other in wanted)
+                for one in _every_number(_own_answer(answer)) for other in wanted)
         )  # fmt: skip
         bare = _is_bare(answer) or list_of(prepare(answer))
         strict = score if whole and bare else 0.0
@@ -120,7 +108,7 @@ def given_in(text: str) -> Given:
     text = _own_answer(text)
     inside = boxed(text)
     if inside is not None:
-        inside = without_denied(without_calculations(prepare(inside)))
+        inside = without_denied(without_brackets(without_calculations(prepare(inside))))
         if several := list_of(inside):
             return _several(several, several[-1])
         right = _right_side(inside)
@@ -150,10 +138,10 @@ def given_in(text: str) -> Given:
         numbers := find_numbers(apart["result"])
     ):
         return Given(numbers[0], "one")
-    plain = without_denied(plain)
+    plain = without_brackets(without_denied(plain))
     if several := list_of(plain):
         return _several(several, several[-1])
-    plain = _without_explanations(plain)
+    plain = answer_first(plain)
     numbers = find_numbers(plain)
     if not numbers:
         return Given(None, "none")
@@ -208,6 +196,13 @@ def _several(given: Sequence[Number], chosen: Number, of: Sequence[Number] | Non
     return Given(chosen, how_many(given if of is None else of), beside)
 
 
+def _every_number(text: str) -> list[Number]:
+    """The numbers of a text, and the years of its dates."""
+    plain = prepare(text)
+    years = (Number(float(one[0]), None, *one.span()) for one in _YEAR.finditer(plain))
+    return [*find_numbers(plain), *years]
+
+
 def _own_answer(text: str) -> str:
     """A text without the questions that it goes on to ask."""
     return first_block(text, lambda before: bool(find_numbers(prepare(before))), _is_answered)
@@ -221,36 +216,6 @@ def _is_answered(text: str) -> bool:
     return any(find_numbers(after) for _, after in announced(plain))
 
 
-def _without_explanations(text: str) -> str:
-    """Without what stands in parentheses behind a number and says how that was found: 14 (since
-    7*2=14), 14 (7*2=14), 14 (7*2), 14 (2 weeks with 7 days each). What is calculated from it
-    stays: 3 dozen (3*12 = 36)."""
-    kept, place = [], 0
-    for found in _PARENTHESIS.finditer(text):
-        inside = found["inside"]
-        reason = _REASON.match(f" {inside} ") is not None
-        worked = _CALCULATION.search(inside) or _RELATION.search(inside)
-        if not (reason or worked or _is_told(inside)):
-            continue
-        before = text[max(place, found.start() - _NEAR) : found.start()]
-        numbers = find_numbers(before)
-        if not numbers or before[numbers[-1].end :].strip(" $.%°"):
-            continue
-        results = [find_numbers(part)[:1] for part in _RELATION.split(inside)[1:]]
-        given = [one for one in results if one and equal(one[0], numbers[-1], 1e-9)]
-        if reason or given or not results:
-            kept.append(text[place : found.start()])
-            place = found.end()
-    return " ".join([*kept, text[place:]])
-
-
-def _is_told(inside: str) -> bool:
-    """Does a parenthesis tell in words what a number is made of: 3 boxes with 4 each?"""
-    numbers = find_numbers(inside)
-    together = side_by_side(inside, numbers) if numbers else 0
-    return len(numbers) > together and not list_of(inside) and not _CONCLUDES.search(inside)
-
-
 def last_number(text: str) -> float | None:
     """The value of the number that a text gives as its answer, None without one."""
     number, _ = the_number(text)
@@ -259,15 +224,15 @@ def last_number(text: str) -> float | None:
 
 def _right_side(text: str) -> str:
     """What stands behind the last sign of equality."""
-    return _RELATION.split(text)[-1]
+    return RELATION.split(text)[-1]
 
 
 def _result(sentence: str) -> str:
     """The part of a sentence in which the result stands: its beginning, or if that is a calculation
     or an unknown (3 + 4 = 7, x = 7) what stands behind the last sign of equality."""
-    said = _REASON.split(sentence, maxsplit=1)[0]
+    said = REASON.split(sentence, maxsplit=1)[0]
     first = find_numbers(said)
-    if first and _RELATION.search(said):
+    if first and RELATION.search(said):
         at_once = not re.search(r"[^\W\d_]|=", re.split(r"[\d.]", said, maxsplit=1)[0])
         if at_once and not _OPERATOR.match(said, first[0].end):
             return said

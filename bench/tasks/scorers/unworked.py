@@ -35,6 +35,10 @@ _UNKNOWN = re.compile(
     r"|의\s?(?:절반|반|두\s?배|2배)))"
 )
 _VARIABLE = re.compile(r"(?:(?<![^\W_])|(?<=\d))[a-z]\s?[+*×·÷^]\s?\Z")
+# 25 + x; a letter behind which a word follows is one itself: 25 - a good result.
+_PLUS_VARIABLE = re.compile(
+    r"\s?(?:[+*×·÷^]\s?[a-z]|-\s?[b-df-hj-np-tv-xz]|/\s?[nxyz])(?!\w|\s[a-z]{2})"
+)
 _BRACKET = re.compile(r"\)\s?[+*×·÷^]\s?\Z")
 _LETTER = re.compile(r"\s?[a-z](?!\w)(?!\s[a-z])")
 _SUM = re.compile(rf"{NAMED.pattern}\Z")
@@ -50,6 +54,8 @@ def worked_out(text: str, numbers: Sequence[Number], place: int) -> Number | Non
     is part of (12 + 3 is 15); None where that can't be told: half of 12, x + 3."""
     one = numbers[place]
     if _VARIABLE.search(text, max(0, one.start - _NEAR), one.start):
+        return None
+    if _PLUS_VARIABLE.match(text, one.end):
         return None
     for first in numbers[max(0, place - _MOST) : place + 1]:
         if one.start - first.start > _NEAR:

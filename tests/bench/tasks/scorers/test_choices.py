@@ -51,6 +51,33 @@ def test_letters_are_told_from_words(answer: str, letter: str | None) -> None:
 
 
 @pytest.mark.parametrize(
+    ("answer", "letter"),
+    [
+        ("Cevap B'dir.", "B"), ("Doğru cevap B’dir.", "B"), ("B'yi seçiyorum", "B"), ("A'dır", "A"),
+        ("B'nin doğru olduğunu düşünüyorum", "B"), ("A'yı değil B'yi seçerim", "B"),
+        ("Yanıt: C", "C"), ("Bence cevap C'dir.", "C"), ("B'yi eliyorum", None),
+        ("A B-t választom", "B"), ("A-t-il raison ?", None), ("D'une part", None),
+    ],
+)  # fmt: skip
+def test_a_letter_may_have_an_ending(answer: str, letter: str | None) -> None:
+    assert settled_choice(answer, list("ABCD")) == (letter, "one" if letter else "none")
+
+
+@pytest.mark.parametrize(
+    ("answer", "letter"),
+    [
+        ("คำตอบที่ถูกต้องคือ ค", "ค"), ("ข้อ ค ถูกต้อง", "ค"), ("เลือกข้อ ง", "ง"), ("ตอบ ก", "ก"),
+        ("ค. กรุงเทพ", "ค"), ("คำตอบที่ถูกคือข้อ ก", "ก"), ("ข้อที่ถูกต้องคือ ข", "ข"), ("คำตอบคือข้อค", "ค"),
+        ("ก เป็นคำตอบที่ถูกต้อง", "ก"), ("คำตอบไม่ใช่ ก แต่เป็น ข", "ข"), ("ตัวเลือกที่ถูกต้องคือ ง ครับ", "ง"),
+    ],
+)  # fmt: skip
+def test_a_letter_within_a_word_without_spaces_is_no_choice(answer: str, letter: str) -> None:
+    scorer = make_scorer(BenchSettings(task="choice", choices=tuple("กขคง")), [])
+    assert [one for one in "กขคง" if scorer(answer, one)] == [letter]
+    assert scorer.mark(answer, letter).found == "one"
+
+
+@pytest.mark.parametrize(
     ("answer", "choices", "choice"),
     [
         ("It is positive, not negative.", WORDS, "positive"), ("NEGATIVE", WORDS, "negative"),
@@ -205,6 +232,12 @@ def test_words_that_are_denied_or_open_are_not_settled(
         "A. no, ",
         "A or ",
         "A\nQ: ",
+        "although A ",
+        "A, although B ",
+        "overall positive, although negative ",
+        "all but A are wrong ",
+        "less likely than A ",
+        "A、",
         "A: ",
     ],
 )
@@ -345,6 +378,66 @@ def test_the_letter_that_is_left_is_chosen(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    ["A is less likely", "A is less plausible.", "I think A is less likely.", "I ruled out A.",
+     "We can eliminate A", "I'd reject A", "avoid A", "A is the worst choice", "A is a trap",
+     "A is a distractor", "A? I don't think so", "A? Probably not.", "Discard A.", "A is rejected",
+     "Let's rule A out.", "A has been eliminated", "A is the least likely", "I would exclude A",
+     "A seems much less plausible", "I'd rule out option A.",
+     "Ich schließe A aus.", "A kann man ausschließen", "A fällt weg", "A ist unwahrscheinlich",
+     "A ist weniger wahrscheinlich", "J'élimine A.", "On peut exclure A", "A est moins probable.",
+     "A est à exclure", "Descarto A.", "Podemos descartar A", "A es menos probable",
+     "A queda descartada", "Podemos excluir A", "A é menos provável", "A é improvável", "Escludo A",
+     "A è meno probabile", "A è da escludere", "Исключаем A", "A менее вероятно", "A отпадает",
+     "A маловероятно", "排除A", "A可以排除", "A不太可能", "A的可能性较小", "Aを除外する",
+     "Aは可能性が低い", "A를 제외한다", "A는 가능성이 낮다", "Wykluczam A", "Vylučuji A",
+     "A jest mniej prawdopodobne", "A je méně pravděpodobné", "Ik sluit A uit", "A valt af",
+     "A is minder waarschijnlijk", "Vi kan utesluta A", "A är mindre troligt", "A elenir",
+     "A daha az olası", "Loại bỏ A", "A ít có khả năng hơn", "Kesampingkan A", "A kurang mungkin",
+     "ตัด A ออก", "نستبعد A", "A की संभावना कम है", "Αποκλείουμε το A", "Exclud A", "Kizárom A-t",
+     "A este mai puțin probabil", "Виключаємо A", "A менш імовірно", "Suljen pois A"],
+)  # fmt: skip
+def test_a_letter_that_is_ruled_out_or_less_likely_is_not_chosen(text: str) -> None:
+    assert settled_choice(text, list("ABCD")) == (None, "none")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["C is less likely than B", "C is less plausible than B.", "C is worse than B",
+     "I choose B over C", "B is more likely than C", "B beats C", "B fits better than A or C",
+     "I can eliminate A, C, and D, leaving B.", "A, C, D are wrong, so B", "B can't be ruled out",
+     "Having ruled out A, C and D, I choose B", "I chose B and rejected C", "C is a trap. B",
+     "B is unlikely to be wrong", "By elimination B", "C is less likely than both B", "B, unlike C",
+     "B is the least expensive", "C is less likely, so B.", "Kizárólag B a helyes",
+     "C ist weniger wahrscheinlich als B", "C est moins probable que B",
+     "C es menos probable que B",
+     "C é menos provável do que B", "C è meno probabile di B", "C менее вероятно, чем B",
+     "C is minder waarschijnlijk dan B", "C är mindre troligt än B", "B passt besser als C",
+     "B est plus probable que C", "B es mejor que C", "B é mais provável que C",
+     "B è più probabile di C", "B лучше, чем C", "B är mer troligt än C", "CよりもBの方が適切",
+     "C보다 B가 더 적절하다", "排除A、C、D，选B", "A、C、Dを除外して、B",
+     "B is right. C is a trap.", "本题选B，A、C、D均错误", "A、C、D都错，选B",
+     "A、C、Dはすべて誤り。B",
+     "I prefer B to C", "A, C und D sind falsch, B", "All but B are wrong",
+     "Alle außer B sind falsch",
+     "Every option except B is incorrect.", "Toutes sauf B sont fausses",
+     "Todas menos B son incorrectas", "Todas exceto B são incorretas", "除了B都错", "除B外都不对",
+     "Tutte tranne B sono sbagliate", "Все, кроме B, неверны", "Alle behalve B zijn fout",
+     "Alla utom B är fel", "Wszystkie oprócz B są błędne", "B以外は間違い",
+     "B를 제외하고 모두 틀렸다",
+     "B不可能是错的", "A, C, D를 제외하면 B입니다", "Ich schließe A und C aus, also B."],
+)  # fmt: skip
+def test_the_letter_that_is_preferred_is_chosen(text: str) -> None:
+    scorer = make_scorer(BenchSettings(task="choice", choices=tuple("ABCD")), [])
+    assert [letter for letter in "ABCD" if scorer(text, letter)] == ["B"]
+
+
+def test_what_cant_be_ruled_out_is_not_ruled_out() -> None:
+    assert settled_choice("I can't rule out C but choose B", list("ABCD")) == ("B", "several")
+    assert settled_choice("We cannot eliminate A", list("ABCD")) == (None, "none")
+
+
+@pytest.mark.parametrize(
     ("text", "choices", "choice"),
     [
         ("olumlu değil", ["olumlu", "olumsuz"], None), ("긍정이 아닙니다", ["긍정", "부정"], None),
@@ -389,6 +482,53 @@ def test_so_does_an_example_that_follows(said: str, label: str) -> None:
 )  # fmt: skip
 def test_capitals_hide_dots_and_accents(answer: str, choices: list[str], choice: str) -> None:
     assert first_choice(answer, choices) == choice
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["While the beginning is positive, overall the sentiment is negative.",
+     "Although it starts positive, it is negative.",
+     "It has positive moments, but all in all negative.",
+     "Despite some positive words, the review is negative.", "Negative, though it starts positive.",
+     "The tone is positive at first. Overall, the sentiment is negative.",
+     "The start is positive but overall it is negative.", "More negative than positive",
+     "Obwohl der Anfang positive ist, ist es negative", "Aunque empieza positive, es negative",
+     "Bien que le début soit positive, l'avis est negative",
+     "Embora positive no início, é negative",
+     "Sebbene l'inizio sia positive, è negative", "Хотя начало positive, в целом negative",
+     "虽然开头positive，但整体negative", "始まりはpositiveですが、negative",
+     "positive지만, negative"],
+)  # fmt: skip
+def test_what_is_only_conceded_is_not_chosen(text: str) -> None:
+    assert settled_choice(text, WORDS) == ("negative", "one")
+
+
+def test_a_concession_without_another_choice_concedes_nothing() -> None:
+    assert settled_choice("Although it is positive, it is short.", WORDS) == ("positive", "one")
+    assert settled_choice("All but A are right", list("ABCD")) == (None, "none")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["The text has nothing to do with politics; it is about sports.",
+     "sports, unrelated to politics",
+     "It is irrelevant to politics. sports", "free of politics: sports",
+     "No mention of politics, sports",
+     "Der Text hat nichts mit politics zu tun, sports", "rien à voir avec politics, sports",
+     "nada que ver con politics, sports", "nada a ver com politics, sports",
+     "与politics无关，sports",
+     "niente a che fare con politics; sports", "не имеет отношения к politics, sports",
+     "heeft niets te maken met politics; sports", "har inget att göra med politics, sports",
+     "politicsとは関係がない、sports", "politics와 관련이 없다. sports"],
+)  # fmt: skip
+def test_a_label_that_a_text_has_nothing_to_do_with_is_not_named(text: str) -> None:
+    scorer = make_scorer(BenchSettings(task="labels"), ["politics, sports"])
+    assert scorer(text, "sports") == 1.0
+
+
+def test_a_label_that_is_conceded_is_named() -> None:
+    scorer = make_scorer(BenchSettings(task="labels"), ["politics, sports"])
+    assert scorer("Although it is about sports, it is politics too", "politics, sports") == 1.0
 
 
 def test_choices_are_the_references_where_none_are_given() -> None:

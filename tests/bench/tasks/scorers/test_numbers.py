@@ -37,6 +37,13 @@ NUMBERS: dict[str, list[tuple[str, float | None]]] = {
     "currencies": [
         ("€ 1.234", 1234.0), ("1.234 Euros", 1234.0), ("-1.234 €", -1234.0), ("€-1.234", -1234.0),
         ("0.500 €", 0.5), ("€ 1.234,56", 1234.56), ("Rp 15.000", 15000.0), ("R$ 1.234", 1234.0),
+        *((f"12.500 {money}", 12500.0) for money in (
+            "pesos", "COP", "đ", "đồng", "PLN", "zł", "złotych", "lira", "Türk lirası", "reais",
+            "rupiah", "kroner", "kronor", "Kč", "forint", "lei", "руб.", "рублей", "₽", "грн",
+            "CLP", "guaraníes", "евро", "ευρώ", "ユーロ", "欧元", "유로")),
+        ("$2.500 (pesos)", 2500.0), ("COP $12.500", 12500.0), ("COP12.500", 12500.0),
+        ("PLN 12.500", 12500.0), ("12.50 pesos", 12.5), ("12.500,50 zł", 12500.5),
+        ("12.500 dólares", 12.5), ("Peso: 1.234 kg", 1.234), ("Try 1.234", 1.234),
         ("1.234 kr", 1234.0), ("EUR 1.234", 1234.0), ("$1.234", 1.234), ("1.234 km", 1.234),
     ],
     "scales of characters": [
@@ -327,11 +334,91 @@ def test_several_of_the_accepted_references_are_right() -> None:
         ("14 (since 7*2=14 and 3+4=7)", 14.0), ("14 (since 7*2=14)", 14.0), ("12 (3*4)", 12.0),
         ("14 apples (7*2 = 14, 3 + 4 = 7). Done!", 14.0), ("3 dozen (3*12 = 36)", 36.0),
         ("14 (because f(2) = 7 and g(7) = 3)", 14.0), ("2(3+4) = 14", 14.0), ("2 + 3 (= 5)", 5.0),
-        ("3 hours (180 minutes)", 180.0),
+        ("3 hours (180 minutes)", 3.0),
     ],
 )  # fmt: skip
 def test_an_explanation_in_parentheses_is_not_the_answer(text: str, value: float) -> None:
     assert last_number(text) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("22\n\nExplanation: 4*5=20, plus 2.", 22.0),
+        ("22 apples.\n\nHe had 20 and bought 2.", 22.0),
+        ("22, because 4 * 5 = 20 and 2 more", 22.0),
+        ("8 apples, since Tom has 5 and Ann has 3", 8.0),
+        ("8 apples (5 red, 3 green)", 8.0), ("8 apples, of which 5 are red and 3 green", 8.0),
+        ("Together they have 8 apples: Tom has 5 and Ann has 3.", 8.0), ("8\nStep 1: 5 and 3", 8.0),
+        ("It takes 6 days, because 2 workers need 12", 6.0),
+        ("8 apples: 5 from Tom, 3 from Ann", 8.0),
+        ("12 books\n\nThere were 3 shelves with 4 books each.", 12.0),
+        ("**8**\n\nTom: 5, Ann: 3", 8.0),
+        ("8 km/h\n\nHe ran 16 km in 2 hours.", 8.0), ("8\nBecause Tom has 5, Ann 3", 8.0),
+        ("So 8 apples, since Tom has 5 and Ann has 3", 8.0),
+        ("8 apples, including 5 red ones", 8.0),
+        ("8 Äpfel, weil Tom 5 und Anna 3 hat", 8.0), ("8 Äpfel, davon 5 rote und 3 grüne", 8.0),
+        ("8 Äpfel\n\nErklärung: Tom hat 5, Anna 3", 8.0), ("8 manzanas, ya que Ana tiene 3", 8.0),
+        ("8 pommes, car Tom en a 5 et Anne 3", 8.0), ("8 pommes, dont 5 rouges", 8.0),
+        ("8 maçãs, porque Tom tem 5 e Ana 3", 8.0), ("8 mele, perché Tom ne ha 5 e Anna 3", 8.0),
+        ("8 appels, omdat Tom er 5 heeft en An 3", 8.0), ("8 äpplen, eftersom Tom har 5", 8.0),
+        ("8 яблок: 5 у Тома и 3 у Анны", 8.0), ("8 яблок, потому что 5 и 3", 8.0),
+        ("8 jabłek, ponieważ Tom ma 5, a Anna 3", 8.0), ("8 elma, çünkü Tom'un 5 elması var", 8.0),
+        ("8 quả, bởi vì Tom có 5 và An có 3", 8.0), ("8 buah, karena Tom punya 5", 8.0),
+        ("8 ผล เพราะ มี 5 และ 3", 8.0), ("8 تفاحات لأن توم لديه 5", 8.0),
+        ("8 सेब, क्योंकि टॉम के पास 5", 8.0), ("8个，因为汤姆有5个，安有3个", 8.0),
+        ("答：8个，其中5个红的，3个绿的", 8.0), ("8\n\n解释：汤姆5个，安3个", 8.0),
+        ("8個です。5個と3個を足しました。", 8.0), ("8個。なぜなら5個と3個だから", 8.0),
+        ("8個、内訳はりんご5個、みかん3個", 8.0), ("총 25개 (사과 10개, 배 15개)", 25.0),
+        ("8개입니다. 5개와 3개를 더했습니다.", 8.0), ("8개, 왜냐하면 5개와 3개", 8.0),
+    ],
+)  # fmt: skip
+def test_what_explains_the_number_in_front_of_it_is_not_the_answer(text: str, value: float) -> None:
+    number, found = the_number(text)
+    assert (number and number.value, found) == (value, "one")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("5 apples.\n\n5 + 3 = 8", 8.0), ("5 apples.\n\nThen he gets 3, so he has 8.", 8.0),
+        ("5 apples.\n\nHe gets 3. Now he has 8.", 8.0), ("5 boxes\n\n3 each\n\n15 in total", 15.0),
+        ("Since 5 + 3 = 8, 8 are there", 8.0), ("5 apples\nSince she buys 3 more, she has 8", 8.0),
+        ("There are 5 because 2 were lost, so 8 in the end", 8.0),
+        ("4 * 5 = 20\n\n20 + 2 = 22", 22.0),
+        ("First there were 7 because of 3 more. Then 15.", 15.0), ("Step 1: 5\n\nStep 2: 8", 8.0),
+        ("5\n\nThe answer is 8", 8.0), ("10 apples: 6 eaten and 4 left", 4.0),
+        ("12 apples.\nHe gives 5 away.\nNow he has 7.", 7.0),
+        ("12 apples. He gives 5 away and has 7.", 7.0), ("12: fine.\n5 go. 7 stay", 7.0),
+        ("60\n\nWait, I forgot the rest. It should be 75.", 75.0),
+    ],
+)  # fmt: skip
+def test_what_goes_on_to_another_number_is_no_explanation(text: str, value: float) -> None:
+    assert last_number(text) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("72 km/h (20 m/s)", 72.0), ("5 feet (1.52 m)", 5.0), ("€5 (about $5.40)", 5.0),
+        ("144 hours (6 days)", 144.0), ("40 minutes (or 0.67 hours)", 40.0), ("1/3 (0.333)", 1 / 3),
+        ("100 °C (212 °F)", 100.0), ("12 (rounded from 11.97)", 12.0), ("5 € (5.40 $)", 5.0),
+        ("Total = $45 (tax included: $3.50)", 45.0), ("$45 (including $3.50 tax)", 45.0),
+        ("He runs at 72 km/h (20 m/s).", 72.0), ("2.5 kg (2500 g)", 2.5), ("12 (≈ 11.97)", 12.0),
+        (r"\boxed{72 km/h (20 m/s)}", 72.0), ("144 Stunden (6 Tage)", 144.0), ("20% (0.2)", 0.2),
+        ("45 € (davon 3,50 € Steuer)", 45.0), ("12 (gerundet von 11,97)", 12.0),
+        ("144 heures (soit 6 jours)", 144.0), ("45 € (dont 3,50 € de TVA)", 45.0),
+        ("144 horas (6 días)", 144.0), ("144 часов (6 дней)", 144.0), ("144小时（6天）", 144.0),
+        ("144時間（6日）", 144.0), ("144시간 (6일)", 144.0), ("12（约11.97）", 12.0),
+        ("He runs 72 km/h (20 m/s), so 100 m", 100.0), ("He has 5 apples (3 left)", 3.0),
+        ("5 boxes (15 apples in total)", 15.0), ("11.97 (rounded to 12)", 12.0),
+        ("11.97 (about 12)", 12.0), ("15 (5 each)", 5.0), ("3 dozen (36)", 36.0),
+    ],
+)  # fmt: skip
+def test_the_same_in_another_unit_is_not_the_answer(text: str, value: float) -> None:
+    number, _ = the_number(text)
+    assert number is not None
+    assert value in number.readings
 
 
 TOTALS: dict[str, list[tuple[str, float]]] = {
@@ -450,13 +537,58 @@ def test_no_part_of_another_calculation_is_read(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    ["25 + x", "25 - x", "25 × y", "The answer is 25 + x", "less than 25", "more than 25",
+     "The answer is less than 25", "fewer than 25", "more than $25", "weniger als 25",
+     "mehr als 25", "plus de 25", "moins de 25", "más de 25", "menos de 25", "mais de 25",
+     "più di 25", "meer dan 25", "mer än 25", "больше 25", "менее 25", "więcej niż 25", "超过25",
+     "不到25", "25未満", "25 미만", "lebih dari 25", "nhiều hơn 25"],
+)  # fmt: skip
+def test_a_number_that_only_bounds_the_answer_or_is_added_to_is_none(text: str) -> None:
+    mark = number().mark(text, "25")
+    assert (mark.score, mark.strict, mark.found) == (0.0, 0.0, "none")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("at most 25", 25.0), ("no more than 25", 25.0), ("nicht mehr als 25", 25.0),
+        ("pas plus de 25", 25.0), ("не более 25", 25.0), ("不超过25", 25.0), ("25 - I think", 25.0),
+        ("25 - a good result", 25.0), ("Less than 25, namely 20", 20.0), ("25 + x = 30", 30.0),
+        ("1 out of 4", 0.25), ("1 in 4", 0.25), ("The probability is 1 in 4.", 0.25),
+        ("1 sur 4", 0.25), ("1 von 4", 0.25), ("1 su 4", 0.25), ("1 из 4", 0.25),
+        ("1 de cada 4", 0.25), ("1 em cada 4", 0.25), ("1 op de 4", 0.25), ("4分之1", 0.25),
+        ("4分の1", 0.25), ("4분의 1", 0.25), ("He scored 1 in 4 games", 4.0), ("5 in 2020", 2020.0),
+        ("7 and 1/2", 7.5), ("7 und 1/2 Stunden", 7.5), ("The answer is 7 and 1/2.", 7.5),
+        ("The roots are 3 and 1/2", 0.5), ("3 and 3/2", 1.5),
+        ("72<|im_end|>\n<|im_start|>user\n10", 72.0), ("72</s>\n[INST] 10", 72.0),
+        ("<|im_start|>assistant\n72<|im_end|>\n3", 72.0), ("72<|endoftext|>10", 72.0),
+        ("72<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n10", 72.0),
+        ("72<end_of_turn>\n<start_of_turn>user\n10", 72.0), ("<s>10</s> 72", 72.0),
+    ],
+)  # fmt: skip
+def test_bounds_shares_mixed_numbers_and_turns(text: str, value: float) -> None:
+    assert last_number(text) == value
+
+
+def test_a_share_of_a_count_is_the_count_too() -> None:
+    assert [number()("8 out of 10", wanted) for wanted in ("0.8", "8", "10")] == [1.0, 1.0, 0.0]
+
+
+def test_leniently_the_year_of_a_date_is_named() -> None:
+    mark = number().mark("July 20, 1969", "1969")
+    assert (mark.score, mark.lenient, mark.found) == (0.0, 1.0, "none")
+    assert number().mark("July 20, 1969", "20").lenient == 0.0
+
+
+@pytest.mark.parametrize(
     ("text", "value"),
     [
         ("Half of 12 is 6", 6.0), ("6 is half of 12", 6.0), ("The answer is half of 12, 6", 6.0),
         ("The answer is half of 12, that is 6", 6.0), ("The answer is 12 more than 3, 15", 15.0),
         ("12 squared is 144", 144.0), ("5 factorial is 120", 120.0), ("120 = 5 factorial", 120.0),
         ("The answer is 6, half of 12", 6.0),
-        ("The answer is 2 thirds, or 0.667", 0.667), ("Total: 12\n* 3 red\n* 9 blue", 9.0),
+        ("The answer is 2 thirds, or 0.667", 0.667), ("Total: 12\n* 3 red\n* 9 blue", 12.0),
         ("12 apples\n- 3 of them red", 3.0), ("Compró 3 manzanas por 12", 12.0),
         ("2010 - 2024", 2024.0), ("The area is 12 square meters", 12.0), ("12 m squared", 12.0),
         ("12, which is twice 6", 12.0), ("Answer: 12 - 3 of them are red", 12.0),
@@ -568,6 +700,17 @@ def test_a_reference_without_a_number_is_refused_before_anything_is_asked() -> N
         "12 + 3 " * 6_000,
         "I don't think it's 12. " * 2_000,
         "12 " * 13_000 + "squared",
+        "because 5 " * 4_000,
+        "5 because " * 4_000,
+        "8: 5 and 3 " * 4_000,
+        "8: 5, 3\n" * 5_000,
+        "72 km/h (20 m/s) " * 3_000,
+        "8\n\n" + "5 " * 20_000,
+        "more than 5 " * 4_000,
+        "5 out of " * 5_000,
+        "5 and 1/2 " * 4_000,
+        "<|im_end|>" * 5_000,
+        "5 " + "a" * 40_000 + " because 3",
         "5\n\nQuestion: " * 3_000,
     ],
 )

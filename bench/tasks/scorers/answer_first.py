@@ -1,0 +1,150 @@
+"""A number that an answer gives first, and what follows and only explains it: 8 apples, because Tom
+has 5 and Ann has 3; 8: 5 red and 3 green; 22, and an explanation behind a blank line.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+from tuneserve.bench.tasks.scorers.calculations import TOTAL
+from tuneserve.bench.tasks.scorers.corrections import CORRECTION
+from tuneserve.bench.tasks.scorers.number_lists import equal
+from tuneserve.bench.tasks.scorers.number_tokens import Number, find_numbers, number_at
+from tuneserve.bench.tasks.scorers.reason_words import BECAUSE, CONCLUDES, SINCE
+
+_WORD = r"[^\W\d_]{1,20}"
+_UNIT = rf"(?: ?[%°]? ?{_WORD}(?:/{_WORD})?[²³]?(?: {_WORD}){{0,2}}?| ?[%€$£¥₹]|)"
+_SENTENCE_END = re.compile(r"[.!?](?=\s|\Z)|[。！？।؟\n]")
+_BECAUSE = re.compile(rf"(?i)[\s,;(—–-]{{0,3}}{BECAUSE}|\s?[,;—–-]\s{{0,2}}{SINCE}\s")
+# In front of a number that an answer begins with.
+_START = re.compile(
+    rf"(?i)[\s*_~\"'(]*(?:(?:so|thus|sum|summe|共|총|모두|{TOTAL})\s?:?\s{{0,2}})?[*_]*(?=[-+]?\.?\d)"
+)
+_APART = re.compile(rf"{_UNIT}[*_)\"']*(?P<gap>[ \t]*[.!,:;。]?[*_]*\s*)")
+_LABEL = re.compile(
+    r"(?i)[*_#>\s-]*(?:(?:explanations?|reason(?:ing)?|working|work|steps?|calculations?|proof|check"
+    r"|here's\s(?:how|why)|erklärung|begründung|rechnung|rechenweg|lösungsweg|schritt|explication"
+    r"|étape|raisonnement|calculs?|explicación|razonamiento|cálculos?|paso|explicação|justificativa"
+    r"|passo|spiegazione|calcolo|passaggi\w*|uitleg|berekening|förklaring|forklaring|объяснение"
+    r"|пояснение|решение|вычисление|шаг|пояснення|wyjaśnienie|obliczenia|vysvětlení|açıklama"
+    r"|giải\sthích|penjelasan|selitys|magyarázat|εξ[ήη]γηση|explicație|التفسير|الشرح|व्याख्या)(?!\w)"
+    r"|なぜなら|왜냐하면|解释|解釋|解析|说明|說明|理由|步骤|解説|説明|설명|풀이|이유|คำอธิบาย)"
+)
+_REASON_LINE = re.compile(rf"(?i){BECAUSE}|{SINCE}\s")
+_SHARE = re.compile(
+    rf"(?i){_UNIT}\s?[,;(、]?\s?(?:\b(?:of\swhich|of\sthem|including|incl|davon|darunter|dont"
+    r"|de\slos\scuales|de\slas\scuales|dos\squais|das\squais|di\scui|waarvan|varav|hvoraf|из\sних"
+    r"|в\sтом\sчисле)(?!\w)|其中|包括|うち|内訳|이\s?중)"
+)
+# Between a number and its parts. Behind a comma or point only where an answer begins with it.
+_PARTS = re.compile(rf"{_UNIT}[*_]*\s?(?::|—|\n+[ \t]*[-*•](?=\s))")
+_PARTS_OF_FIRST = re.compile(rf"{_UNIT}\s?(?:,(?=\s)|(?P<apart>\.(?=\s)|。))")
+# In a sentence of its own: 12 apples. He gives 5 away and has 7.
+_ADDS = re.compile(
+    r"(?i)\b(?:add\w*|plus|sum|together|combined|zusammen|addier\w*|addition\w*|sum\w{2,4}|сум\w*|слож\w*)\b"
+    r"|足|加|合わせ|더하|더했|합"
+)
+_SAYS_MORE = re.compile(rf"{CONCLUDES.pattern}|[=≈≃→]")
+_RESULT = re.compile(r"[=≈≃→]\s*[$€£¥₹*_]*\Z")
+_MOST_PARTS, _LONGEST = 12, 400  # numbers; characters of a sentence
+_EXACT = 1e-9  # relative
+
+
+def answer_first(text: str) -> str:
+    """A prepared text without what only explains the number in front of it."""
+    start = _START.match(text)
+    first = number_at(text, start.end()) if start else None
+    if first is not None and _is_explained(text, first):
+        return text[: first.end]
+    return _without_parts(_without_reasons(text))
+
+
+def _without_reasons(text: str) -> str:
+    """Without the rest of a sentence that gives the reason for a number in front of it."""
+    kept, place = [], 0
+    for found in _BECAUSE.finditer(text):
+        if found.start() < place:
+            continue
+        end = _sentence_end(text, found.end())
+        sentence = _SENTENCE_END.split(text[max(place, found.start() - _LONGEST) : found.start()])[
+            -1
+        ]
+        if find_numbers(sentence) and not CONCLUDES.search(text, found.end(), end):
+            kept.append(text[place : found.start()])
+            place = end
+    return "".join([*kept, text[place:]])
+
+
+def _is_explained(text: str, first: Number) -> bool:
+    """Does all that follows the number that a text begins with explain it?"""
+    if _SHARE.match(text, first.end) and _sentence_end(text, first.end) >= len(text.rstrip()):
+        return not CONCLUDES.search(text, first.end)
+    apart = _APART.match(text, first.end)
+    rest = text[apart.end() :] if apart else ""
+    if apart is None or not rest or not re.search(r"[\n。]", apart["gap"]):
+        return False
+    if _LABEL.match(rest):
+        return True
+    explains = apart["gap"].count("\n") > 1 or _REASON_LINE.match(rest) is not None
+    return explains and not CORRECTION.search(rest) and not _decides(rest, first)
+
+
+def _decides(rest: str, first: Number) -> bool:
+    """Does a text come to another number than the one before it?"""
+    numbers = find_numbers(rest)
+    if not numbers:
+        return False
+    if _RESULT.search(rest, 0, numbers[-1].start):
+        return not equal(numbers[-1], first, _EXACT)
+    if any(equal(one, first, _EXACT) for one in numbers):
+        return False
+    *before, last = (one.value for one in numbers[-_MOST_PARTS:])
+    if last in (first.value + sum(before), first.value * math.prod(before)):
+        return True
+    ends = [end.end() for end in _SENTENCE_END.finditer(rest, 0, numbers[-1].start)]
+    return CONCLUDES.search(rest, ends[-1] if ends else 0) is not None
+
+
+def _without_parts(text: str) -> str:
+    """Without the parts that stand behind a number and give it as their sum or product."""
+    numbers = find_numbers(text)
+    start = _START.match(text)
+    kept, place = [], 0
+    for at, one in enumerate(numbers):
+        begins = start is not None and start.end() == one.start
+        link = _PARTS.match(text, one.end)
+        if link is None and begins:
+            link = _PARTS_OF_FIRST.match(text, one.end)
+        if link is None or one.start < place:
+            continue
+        made = _made_of(numbers[at + 1 : at + 1 + _MOST_PARTS], one)
+        if made is None or ("\n" not in link[0] and made.end > _sentence_end(text, link.end())):
+            continue
+        end = _sentence_end(text, made.end)
+        if _SAYS_MORE.search(text, link.end(), end):
+            continue
+        apart = link.re is _PARTS_OF_FIRST and link["apart"] is not None
+        if not apart or _ADDS.search(text, link.end(), end):
+            kept.append(f"{text[place : one.end]} ")
+            place = end
+    return "".join([*kept, text[place:]])
+
+
+def _made_of(parts: Sequence[Number], whole: Number) -> Number | None:
+    """The last of the numbers whose sum or product is a whole, None where it is not."""
+    total, product = 0.0, 1.0
+    for at, one in enumerate(parts):
+        total, product = total + one.value, product * one.value
+        if one.value <= 0:
+            return None
+        if at and whole.value in (total, product):
+            return one
+    return None
+
+
+def _sentence_end(text: str, place: int) -> int:
+    """Where the sentence ends that goes on at a place."""
+    found = _SENTENCE_END.search(text, place, place + _LONGEST)
+    return found.start() if found else min(len(text), place + _LONGEST)
