@@ -159,13 +159,20 @@ def _t3(source: Source) -> Floats:
 class Kind:
     """What is drawn: scores or losses a token; how its interval is made; `discrete` where the
     figure takes so few values that no interval holds the truth exactly 95 times in 100; `rare`:
-    which of the drawn are of the kind that few prompts are of."""
+    which of the drawn are of the kind that few prompts are of; `lengths`: standard deviation of
+    the logarithm of answers' lengths (0: about 4 tokens each)."""
 
     quantity: str
     about: str
     draw: Callable[[Source], Floats]
     discrete: bool = False
     rare: Callable[[Floats], npt.NDArray[np.bool_]] | None = None
+    lengths: float = 0.0
+
+    def tokens(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Floats:
+        if not self.lengths:
+            return 1.0 + generator.poisson(3.0, shape).astype(np.float64)
+        return np.ceil(np.exp(generator.normal(3.0, self.lengths, shape)))
 
 
 ACCURACY, PAIRED = "accuracy", "difference, right or wrong"
@@ -210,7 +217,7 @@ def find(
         count = min(BATCH, benchmarks - done) if design.uneven else benchmarks
         bootstrap = Bootstrap(design.clusters(generator))
         drawn = kind.draw(Source(generator, count, bootstrap.clusters))
-        tokens = 1.0 + generator.poisson(3.0, drawn.shape).astype(np.float64)
+        tokens = kind.tokens(generator, drawn.shape)
         if kind.quantity not in (ACCURACY, PAIRED) and bootstrap.count < intervals.FEWEST:
             return Found(design, 0.0, 0.0, refused=True, called=None)
         low, high = ends(kind.quantity, drawn, tokens, bootstrap)

@@ -282,12 +282,7 @@ def perplexity(nll: list[float], tokens: list[float], sizes: list[float]) -> Est
     skewed = around(number, mean, error, freedom, skewness, knee=0.9)[1]
     error /= mean
     t = float(stats.t.ppf(0.975, freedom))
-    logs = [math.log(loss / count) for loss, count in zip(nll, tokens, strict=True)]
-    median = float(np.median(logs))
-    variance = 2 * sum(max(0.0, x - median) ** 2 for x in logs) / (number - 1)
-    alike = sum(tokens) ** 2 / sum(count * count for count in tokens)
-    cox = math.sqrt(variance / alike + variance**2 / (2 * max(alike - 1, 0.5)))
-    upper = min(max(error, cox), (1 + 2.7 / math.sqrt(number)) * error)
+    upper = min(max(error, cox(nll, tokens)), (1 + 2.7 / math.sqrt(number)) * error)
     low = mean * math.exp(-t * error)
     high = mean * math.exp(t * upper + (1 + 2 * t * t) / 4 * upper**2)
     return of_losses(mean, low, max(high, skewed), counted(nll, sizes))
@@ -298,7 +293,34 @@ def ratio(gains: list[float], tokens: list[float], sizes: list[float]) -> Estima
         return Estimate(math.exp(sum(gains) / sum(tokens)), why_not=counted(gains, sizes))
     value, error, freedom, skewness = robust(gains, tokens)
     low, high = around(len(gains), value, error, freedom, skewness)
+    low = value - one_way([-gain for gain in gains], tokens) * (value - low)
+    high = value + one_way(gains, tokens) * (high - value)
     return of_losses(value, low, high, counted(gains, sizes))
+
+
+def cox(amounts: list[float], tokens: list[float]) -> float:
+    """Cox's error of a lognormal mean, by the mean; its variance of those above the median."""
+    least = float(np.finfo(float).tiny)
+    logs = [math.log(max(a / count, least)) for a, count in zip(amounts, tokens, strict=True)]
+    median = float(np.median(logs))
+    variance = 2 * sum(max(0.0, x - median) ** 2 for x in logs) / (len(amounts) - 1)
+    alike = sum(tokens) ** 2 / sum(count * count for count in tokens)
+    return math.sqrt(variance / alike + variance**2 / (2 * max(alike - 1, 0.5)))
+
+
+def one_way(changes: list[float], tokens: list[float]) -> float:
+    """How much further than Student's an interval reaches where nearly all changes go up."""
+    ups = [max(0.0, change) for change in changes]
+    typical = sum(abs(change) for change in changes) / sum(tokens)
+    if not any(ups):
+        return 1.0
+    by_token = [up / count / typical for up, count in zip(ups, tokens, strict=True)]
+    part = sum(1 - 1 / (1 + (10 * up) ** 4) for up in by_token) / len(ups)
+    mean, error, _, _ = robust(ups, tokens)
+    if not error:
+        return 1.0
+    most = 1 + 2.7 / math.sqrt(len(ups))
+    return 1 + part**4 * (min(most, max(1.0, cox(ups, tokens) * mean / error)) - 1)
 
 
 def of_losses(value: float, low: float, high: float, number: str) -> Estimate:

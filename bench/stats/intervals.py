@@ -196,24 +196,17 @@ def perplexity_ends(losses: FloatArray, tokens: FloatArray, bootstrap: Bootstrap
     Student's t on the logarithm of the mean loss, which heavy tails distort less, with the
     cluster-robust standard error of `spread_of`. The tail that a small sample did not see makes
     the observed mean and its error too small. So the upper end takes the error of a lognormal mean
-    (Cox's; Zhou & Gao 1997, Stat Med 16:783), its variance from the losses above the median alone,
-    where it is the larger; but at most 1 + 2.7 / sqrt(clusters) times the observed one. It is also
-    shifted as Johnson (1978, JASA 73:536) does for a skewed mean. Where a few losses of another
-    kind make the mean, Hall's interval (`_hull`) reaches further up, and its end is taken.
+    where it is the larger (`tail_factor`). It is also shifted as Johnson (1978, JASA 73:536) does
+    for a skewed mean. Where a few losses of another kind make the mean, Hall's interval (`_hull`)
+    reaches further up, and its end is taken.
     """
     sums, counts = bootstrap.by_cluster(losses), bootstrap.by_cluster(tokens)
     spread = spread_of(sums, counts)
-    number = sums.shape[-1]
     quantile = spread.half_width(bootstrap.confidence)
     tiny = np.finfo(np.float64).tiny
     mean = np.maximum(spread.value, tiny)
     error = np.sqrt(spread.variance) / mean
-    logs = np.log(np.maximum(sums / counts, tiny))
-    above = np.maximum(logs - np.median(logs, -1, keepdims=True), 0.0)
-    variance = 2 * (above**2).mean(-1) * number / (number - 1)
-    worth = 1 / (spread.shares**2).sum(-1)
-    lognormal = np.sqrt(variance / worth + variance**2 / (2 * np.maximum(worth - 1, 0.5)))
-    upper = np.clip(lognormal, error, (1 + 2.7 / math.sqrt(number)) * error)
+    upper = tail_factor(sums, counts, spread) * error
     shift = (1 + 2 * quantile**2) / 4 * upper**2
     _, skewed = _hull(
         spread, np.sqrt(spread.variance), spread.skewness, bootstrap.confidence, LOSSES_KNEE
@@ -222,6 +215,22 @@ def perplexity_ends(losses: FloatArray, tokens: FloatArray, bootstrap: Bootstrap
         low = np.exp(mean * np.exp(-quantile * error))
         high = np.exp(np.maximum(mean * np.exp(quantile * upper + shift), skewed))
     return low, high
+
+
+def tail_factor(sums: FloatArray, counts: FloatArray, spread: Spread) -> FloatArray:
+    """How many times the observed error of the mean of amounts (sum of `sums` over sum of `counts`,
+    [..., clusters], none negative) that of a lognormal mean is (Cox's; Zhou & Gao 1997, Stat Med
+    16:783), its variance from the amounts above the median alone: 1 to 1 + 2.7 / sqrt(clusters)."""
+    number, tiny = sums.shape[-1], np.finfo(np.float64).tiny
+    logs = np.log(np.maximum(sums / counts, tiny))
+    above = np.maximum(logs - np.median(logs, -1, keepdims=True), 0.0)
+    variance = 2 * (above**2).mean(-1) * number / (number - 1)
+    worth = 1 / (spread.shares**2).sum(-1)
+    lognormal = np.sqrt(variance / worth + variance**2 / (2 * np.maximum(worth - 1, 0.5)))
+    observed = np.sqrt(spread.variance) / np.maximum(spread.value, tiny)
+    factor = lognormal / np.maximum(observed, tiny)
+    found: FloatArray = np.clip(factor, 1.0, 1 + 2.7 / math.sqrt(number))
+    return found
 
 
 def perplexity_ratio(
@@ -242,11 +251,31 @@ def perplexity_ratio(
 def ratio_ends(gains: FloatArray, tokens: FloatArray, bootstrap: Bootstrap) -> Ends:
     """Interval of exp(sum of gains / sum of tokens), [..., prompts]; FEWEST clusters or more.
 
-    Student's t on the logarithm, cluster-robust, and as wide as its skewness asks (Hall 1992)."""
-    spread = spread_of(bootstrap.by_cluster(gains), bootstrap.by_cluster(tokens))
+    Student's t on the logarithm, cluster-robust, and as wide as its skewness asks (Hall 1992). A
+    tune gains much on the few prompts that the base finds hard: where nearly all prompts gain, the
+    tail of gains is as little seen as that of losses, and the interval reaches further that way
+    (`_reach`).
+    """
+    sums, counts = bootstrap.by_cluster(gains), bootstrap.by_cluster(tokens)
+    spread = spread_of(sums, counts)
     low, high = _hull(spread, np.sqrt(spread.variance), spread.skewness, bootstrap.confidence)
+    low = spread.value - _reach(-sums, counts) * (spread.value - low)
+    high = spread.value + _reach(sums, counts) * (high - spread.value)
     with np.errstate(over="ignore"):
         return np.exp(low), np.exp(high)
+
+
+def _reach(sums: FloatArray, counts: FloatArray) -> FloatArray:
+    """The `tail_factor` of changes upwards, as far as nearly all clusters rise; 1 where only half
+    of them do. A rise that is less than a tenth of a mean change hardly counts as one."""
+    tiny = np.finfo(np.float64).tiny
+    upwards = np.maximum(sums, 0.0)
+    typical = np.abs(sums).sum(-1, keepdims=True) / counts.sum(-1, keepdims=True)
+    notable = (upwards / counts / np.maximum(0.1 * typical, tiny)) ** 4
+    rising = (notable / (1 + notable)).mean(-1) ** 4
+    factor = tail_factor(upwards, counts, spread_of(upwards, counts))
+    found: FloatArray = 1 + rising * (factor - 1)
+    return found
 
 
 def unseen_share(count: int, confidence: float = 0.95) -> float:

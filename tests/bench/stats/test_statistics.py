@@ -7,6 +7,8 @@ import math
 
 import numpy as np
 import pytest
+import recomputed
+from bench_mixtures import MIXTURES, SKEWED
 from bench_simulation import DRAWS, Design, find
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -362,6 +364,38 @@ def test_intervals_cover_the_truth(name: str) -> None:
         if name in ("paired .02", "paired .3", "json same"):
             assert found.called is not None
             assert found.called <= 0.05 + 4 * math.sqrt(0.05 * 0.95 / 200)
+
+
+@pytest.mark.parametrize("name", SKEWED)
+def test_gains_that_few_prompts_have_much_of_are_held(name: str) -> None:
+    """Of 20 prompts 89 to 92 in 100 without the further reach; 93.3 to 95.3 with it (2,000 draws
+    are known to 0.6 points)."""
+    found = find(Design(name, prompts=20), benchmarks=2000, kinds=MIXTURES)
+    assert found.covered >= 0.92, found
+
+
+def test_changes_both_ways_reach_hardly_further() -> None:
+    generator = np.random.default_rng(3)
+    gains, tokens = 0.3 * generator.normal(size=(500, 50)), np.ones((500, 50))
+    low, high = intervals.ratio_ends(gains, tokens, Bootstrap(np.arange(50)))
+    spread = spread_of(gains, tokens)
+    plain = 2 * spread.half_width(0.95) * np.sqrt(spread.variance)
+    assert float(np.median(np.log(high / low) / plain)) < 1.04
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_one_sided_ratio_is_recomputed(sign: int) -> None:
+    generator = np.random.default_rng(0)
+    tokens = generator.integers(1, 30, 25).astype(np.float64)
+    gains = sign * tokens * generator.lognormal(-1, 1, 25)
+    found = intervals.perplexity_ratio(gains, np.zeros(25), tokens, Bootstrap(np.arange(25)))
+    again = recomputed.ratio(gains.tolist(), tokens.tolist(), [1.0] * 25)
+    assert (found.low, found.high) == pytest.approx((again.low, again.high), rel=1e-9)
+    value, error, freedom, skewness = recomputed.robust(gains.tolist(), tokens.tolist())
+    ends = recomputed.around(25, value, error, freedom, skewness)
+    known = [end for end in (found.low, found.high) if end is not None]
+    reached = [abs(math.log(end) - value) for end in known]
+    assert max(reached) > 1.05 * max(abs(end - value) for end in ends)
 
 
 def test_small_differences_everywhere_do_not_hide_large_ones() -> None:
