@@ -225,7 +225,7 @@ def find(
         held += int(holds.sum())
         flat += int((low == high).sum())
         if kind.quantity in (PAIRED, GRADED):
-            undoing = significance.undoing_of(bootstrap, whole=kind.quantity == PAIRED)
+            undoing = significance.undoing_of(drawn, bootstrap)
             apart = (low > undoing) | (high < -undoing)
             called += int((apart & (p_values(drawn, bootstrap) < 0.05)).sum())
         if kind.rare:
@@ -249,12 +249,10 @@ def ends(quantity: str, drawn: Floats, tokens: Floats, bootstrap: Bootstrap) -> 
     """The interval that a report gives for such a quantity."""
     if quantity == ACCURACY:
         return intervals.right_ends(drawn, bootstrap)
-    if quantity == PAIRED:
-        return intervals.paired_ends(drawn, bootstrap)
+    if quantity in (PAIRED, GRADED):
+        return intervals.difference_ends(drawn, bootstrap)
     if quantity == SCORE:
         return intervals.mean_ends(drawn, bootstrap, bounds=(0.0, 1.0))
-    if quantity == GRADED:
-        return intervals.mean_ends(drawn, bootstrap, bounds=(-1.0, 1.0), usual=0.0)
     if quantity == PERPLEXITY:
         return intervals.perplexity_ends(drawn * tokens, tokens, bootstrap)
     return intervals.ratio_ends(drawn * tokens, tokens, bootstrap)
@@ -314,11 +312,11 @@ def power_at_smallest(design: PowerDesign, *, benchmarks: int, seed: int = 0) ->
     """
     generator = np.random.default_rng(seed)
     bootstrap = Bootstrap(Design("", design.prompts, design.sources).clusters(generator))
-    undoing = significance.undoing_of(bootstrap, whole=design.whole)
     surplus, shown = [], []
     for positive in np.linspace(0.52, 1.0, 9):
         drawn = design.draw(generator, benchmarks, float(positive))
-        interval = intervals.difference_ends(drawn, bootstrap, whole=design.whole)
+        interval = intervals.difference_ends(drawn, bootstrap)
+        undoing = significance.undoing_of(drawn, bootstrap)
         if design.whole and not design.sources:
             counts, often = np.unique((drawn != 0).sum(-1), return_counts=True)
             size = [

@@ -81,33 +81,33 @@ def recomputed(rows: list[Row]) -> Recomputed:
     alone = len(clusters) == len(rows)
     if whole and alone:
         p = float(stats.binomtest(won, won + lost).pvalue) if won + lost else 1.0
-        smallest = math.nan
-        if len(rows) >= 6:
-            smallest = mcnemar_detectable((won + lost) / len(rows), len(rows))
+    elif whole:
+        p = whole_sign_flips(net)
+    elif len(net) <= 14:
+        p = sign_flips(net)
     else:
-        if whole:
-            p = whole_sign_flips(net)
-        elif len(net) <= 14:
-            p = sign_flips(net)
-        else:
-            generator = np.random.default_rng(0)
-            signs = np.concatenate(
-                [generator.choice((-1.0, 1.0), size=(1000, len(net))) for _ in range(20)]
-            )
-            p = (int((abs(signs @ net) >= abs(sum(net)) - 1e-9).sum()) + 1) / 20_001
-        smallest = math.nan
-        if len(clusters) >= 6:
-            smallest = mean_detectable(
-                net, sizes, differences, difference(differences, net, sizes, whole, alone)
-            )
-            # A kind that no cluster shows, on which all is lost, could undo what the others gain.
-            unseen = 1 - 0.05 ** (1 / len(clusters))
-            smallest += unseen / (1 - unseen)
+        generator = np.random.default_rng(0)
+        signs = np.concatenate(
+            [generator.choice((-1.0, 1.0), size=(1000, len(net))) for _ in range(20)]
+        )
+        p = (int((abs(signs @ net) >= abs(sum(net)) - 1e-9).sum()) + 1) / 20_001
+    smallest = math.nan
+    if len(clusters) >= 6:
+        smallest = mean_detectable(net, sizes, differences, difference(differences, net, sizes))
+        # A kind that no cluster shows, on which all is lost, could undo what the others gain.
+        unseen = 1 - 0.05 ** (1 / len(clusters))
+        means = [s / m for s, m in zip(net, sizes, strict=True)]
+        smallest += (1 - wholeness(means, sizes) ** 2) * unseen / (1 - unseen)
+        counts = wholeness(differences) ** 8 * (len(clusters) / len(rows)) ** 4
+        discordant = math.fsum(d * d for d in differences) / len(rows)
+        smallest *= 1 - counts
+        if counts > 1e-9:
+            smallest += counts * mcnemar_detectable(discordant, len(rows))
     return Recomputed(
         len(rows), won, lost,
         base=accuracy(base, total(lambda row: row["base"]["score"]), sizes, alone),
         tuned=accuracy(tuned, total(lambda row: row["tuned"]["score"]), sizes, alone),
-        difference=difference(differences, net, sizes, whole, alone),
+        difference=difference(differences, net, sizes, whole),
         p=p, smallest=float(smallest),
         perplexities=(
             perplexity(total(lambda row: row["base"]["reference_nll"]), tokens, sizes),
@@ -235,21 +235,33 @@ def accuracy(values: list[float], sums: list[float], sizes: list[float], alone: 
     return Estimate(share, low, high)
 
 
+def wholeness(differences: list[float], sizes: list[float] | None = None) -> float:
+    """How large on average is what makes the differences? 1 where all are -1, 0 or 1."""
+    sizes = sizes or [1.0] * len(differences)
+    parts = [abs(d) * m for d, m in zip(differences, sizes, strict=True)]
+    supposed_whole = 0.1 * sum(sizes) / len(sizes)
+    squares = sum(part * abs(d) for part, d in zip(parts, differences, strict=True))
+    return (squares + supposed_whole) / (sum(parts) + supposed_whole)
+
+
 def difference(
-    values: list[float], sums: list[float], sizes: list[float], whole: bool, alone: bool
+    values: list[float], sums: list[float], sizes: list[float], whole: bool = True
 ) -> Estimate:
     value = float(np.mean(values))
     if not whole and len(sums) < 3:
         return Estimate(value, why_not=counted(sums, sizes))
-    also = of_mean(sums, sizes, values, 0.0, -1.0) if len(sums) >= 3 else (0.0, 0.0)
-    if not whole:
-        return Estimate(value, *also)
-    n = worth(values, sums, sizes, alone)
-    won, lost = (n * float(np.mean([sign * d > 0 for d in values])) for sign in (1, -1))
-    low, high = tango(won, lost, n)
-    if not alone and len(sums) >= 3:
-        low, high = min(low, also[0]), max(high, also[1])
-    return Estimate(value, low, high)
+    n = worth(values, sums, sizes, len(sums) == len(values))
+    counts = [n * float(np.mean([max(0.0, sign * d) for d in values])) for sign in (1, -1)]
+    ends = tango(*counts, n)
+    if len(sums) < 3:
+        return Estimate(value, *ends)
+    also = of_mean(sums, sizes, values, 0.0, -1.0)
+    part = wholeness(values) ** 8
+    shared = 1 - (len(sums) / len(values)) ** 4
+    low, high = (part * a + (1 - part) * b for a, b in zip(ends, also, strict=True))
+    low -= shared * max(0.0, low - also[0])
+    high += shared * max(0.0, also[1] - high)
+    return Estimate(value, min(low, value), max(high, value))
 
 
 def tango(won: float, lost: float, n: float) -> tuple[float, float]:

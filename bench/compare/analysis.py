@@ -66,7 +66,7 @@ def compare_scores(
         ),
         graded=graded,
         level=level,
-        undoing=significance.undoing_of(bootstrap, whole=not graded, comparisons=comparisons),
+        undoing=float(significance.undoing_of(tuned - base, bootstrap, comparisons)),
     )
 
 
@@ -249,7 +249,8 @@ def _why_none(accuracy: AccuracyComparison, confidence: float) -> str:
             f"agree{why}. "
         )
     worse, better = ("base", "tuned") if difference.value > 0 else ("tuned", "base")
-    kinds, share = f"{unit_counted(accuracy)}s", percent(accuracy.unseen)
+    kinds = f"{unit_counted(accuracy)}s"
+    share = percent(intervals.unseen_share(accuracy.clusters, 1 - accuracy.level))
     return (
         f"Test and interval alone would show one, but {kinds} of a kind that none of the "
         f"{counted(accuracy)} shows may be up to {share} of all: if the {better} model "

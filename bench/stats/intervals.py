@@ -15,6 +15,7 @@ import numpy.typing as npt
 from tuneserve.bench.stats.bootstrap import Bootstrap, Estimate, FloatArray
 from tuneserve.bench.stats.proportions import Ends, proportion_ends, tango
 from tuneserve.bench.stats.robust import KNEE, LOSSES_KNEE, Spread, spread_of, unskewed
+from tuneserve.bench.stats.wholeness import nearly_alone, nearly_whole
 
 FEWEST = 3
 """Clusters below which nothing but right and wrong answers gets an interval: two differ by one
@@ -54,7 +55,10 @@ def right_ends(values: FloatArray, bootstrap: Bootstrap) -> Ends:
     """
     size = effective_size(values, bootstrap)
     ends = proportion_ends(values.mean(-1), size, bootstrap.confidence)
-    return _no_shorter(ends, values, bootstrap, bounds=(0.0, 1.0), usual=None)
+    if not bootstrap.clustered or bootstrap.count < FEWEST:
+        return ends
+    also = mean_ends(values, bootstrap, bounds=(0.0, 1.0))
+    return np.minimum(ends[0], also[0]), np.maximum(ends[1], also[1])
 
 
 def effective_size(values: FloatArray, bootstrap: Bootstrap) -> FloatArray:
@@ -133,49 +137,37 @@ def _unusual(distances: FloatArray) -> FloatArray:
 
 
 def paired_difference(tuned: npt.ArrayLike, base: npt.ArrayLike, bootstrap: Bootstrap) -> Estimate:
-    """Mean of tuned - base over prompts, each result in [0, 1], with its interval.
-
-    For right or wrong Tango's score interval, with clusters that of the effective number of pairs;
-    where there are FEWEST clusters, no shorter than the interval of a mean (`mean_ends`). For
-    graded scores that of a mean. Never of zero width.
-    """
+    """Mean of tuned - base over prompts, each result in [0, 1], with its interval
+    (`difference_ends`), which for graded scores needs FEWEST clusters. Never of zero width."""
     differences = np.subtract(tuned, base, dtype=np.float64)
     value = float(differences.mean())
     whole = is_binary(tuned) and is_binary(base)
     if not whole and bootstrap.count < FEWEST:
         return Estimate(value, why_not=bootstrap.described)
-    return _estimate(value, difference_ends(differences, bootstrap, whole=whole))
+    return _estimate(value, difference_ends(differences, bootstrap))
 
 
-def difference_ends(differences: FloatArray, bootstrap: Bootstrap, *, whole: bool) -> Ends:
-    """Interval of the mean difference, [..., prompts], of results that are right or wrong
-    (`whole`), or of graded ones, which need FEWEST clusters."""
-    if whole:
-        return paired_ends(differences, bootstrap)
-    return mean_ends(differences, bootstrap, bounds=(-1.0, 1.0), usual=0.0)
+def difference_ends(differences: FloatArray, bootstrap: Bootstrap) -> Ends:
+    """Interval of the mean difference, [..., prompts].
 
-
-def paired_ends(differences: FloatArray, bootstrap: Bootstrap) -> Ends:
-    """Interval of the mean difference of right-or-wrong results, [..., prompts] of -1, 0, 1."""
+    For right or wrong (-1, 0, 1) Tango's score interval, with clusters that of the effective number
+    of pairs, and no shorter than the interval of a mean (`mean_ends`). For graded scores that of a
+    mean. Between them both count, by how `nearly_whole` the differences are and how `nearly_alone`
+    the prompts stand. With fewer than FEWEST clusters Tango's alone.
+    """
     size = effective_size(differences, bootstrap)
-    won, lost = ((sign * differences > 0).mean(-1) * size for sign in (1, -1))
+    won, lost = (np.maximum(sign * differences, 0.0).mean(-1) * size for sign in (1, -1))
     ends = tango(won, lost, size, bootstrap.confidence)
-    return _no_shorter(ends, differences, bootstrap, bounds=(-1.0, 1.0), usual=0.0)
-
-
-def _no_shorter(
-    ends: Ends,
-    values: FloatArray,
-    bootstrap: Bootstrap,
-    *,
-    bounds: tuple[float, float],
-    usual: float | None,
-) -> Ends:
-    """With clusters enough the hull of `ends` and the interval of a mean; else `ends`."""
-    if not bootstrap.clustered or bootstrap.count < FEWEST:
+    if bootstrap.count < FEWEST:
         return ends
-    also = mean_ends(values, bootstrap, bounds=bounds, usual=usual)
-    return np.minimum(ends[0], also[0]), np.maximum(ends[1], also[1])
+    of_mean = mean_ends(differences, bootstrap, bounds=(-1.0, 1.0), usual=0.0)
+    whole, alone = nearly_whole(differences), nearly_alone(bootstrap)
+    low, high = (
+        whole * counted + (1 - whole) * mean for counted, mean in zip(ends, of_mean, strict=True)
+    )
+    low -= (1 - alone) * np.maximum(low - of_mean[0], 0.0)
+    high += (1 - alone) * np.maximum(of_mean[1] - high, 0.0)
+    return low, high
 
 
 def perplexity(nll: npt.ArrayLike, tokens: npt.ArrayLike, bootstrap: Bootstrap) -> Estimate:

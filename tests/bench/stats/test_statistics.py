@@ -200,9 +200,8 @@ def test_smallest_detectable_of_scores_is_that_of_the_t_test() -> None:
     )
     error = differences.std(ddof=1) / 10
     expected = (stats.t.ppf(0.975, 99) + stats.t.ppf(0.8, 99)) * error + 0.05 ** (-1 / 100) - 1
-    # A little more for the differences that were not seen: those seen are small.
+    # A little more for the differences not seen, a little less for the size of those seen.
     assert found == pytest.approx(expected, rel=0.02)
-    assert found >= expected
 
 
 @pytest.mark.parametrize("level", [0.05, 0.05 / 2, 0.05 / 6])
@@ -423,7 +422,7 @@ def test_as_many_as_would_exclude_a_loss_do(whole: bool, margin: float) -> None:
 
     def lowest(drawn: FloatArray) -> FloatArray:
         bootstrap = Bootstrap(np.arange(drawn.shape[-1]))
-        return intervals.difference_ends(drawn, bootstrap, whole=whole)[0]
+        return intervals.difference_ends(drawn, bootstrap)[0]
 
     pilot = draw(50, 100)
     said = [
@@ -492,7 +491,7 @@ def test_a_little_more_of_a_few_scores_moves_no_end_by_much(count: int) -> None:
     for few in range(1, count // 5 + 1):
         differences = np.tile(0.5 + noise, (len(falls), 1))
         differences[:, :few] = falls[:, None]
-        low, high = intervals.difference_ends(differences, Bootstrap(np.arange(count)), whole=False)
+        low, high = intervals.difference_ends(differences, Bootstrap(np.arange(count)))
         assert np.abs(np.diff(low)).max() < 0.02
         assert np.abs(np.diff(high)).max() < 0.02
 
@@ -500,7 +499,7 @@ def test_a_little_more_of_a_few_scores_moves_no_end_by_much(count: int) -> None:
 def test_what_most_gain_is_seen_beside_what_few_lose() -> None:
     differences = 0.5 + np.random.default_rng(1).normal(0, 0.05, 50)
     differences[:4] = -0.9
-    low, high = intervals.difference_ends(differences, Bootstrap(np.arange(50)), whole=False)
+    low, high = intervals.difference_ends(differences, Bootstrap(np.arange(50)))
     assert 0.15 < low < 0.3
     assert 0.45 < high < 0.55
 
