@@ -234,10 +234,18 @@ def judge(
 
 
 def _why_none(accuracy: AccuracyComparison, confidence: float) -> str:
-    """Why none is shown although the test alone would show one; '' where it would not."""
+    """Why none is shown although the test alone, or the interval alone, would show one; '' where
+    neither would."""
     difference = accuracy.difference
-    if accuracy.p >= 1 - confidence or difference.low is None or difference.high is None:
+    if difference.low is None or difference.high is None:
         return ""
+    if accuracy.p >= 1 - confidence:
+        if difference.low <= 0 <= difference.high:
+            return ""
+        return (
+            f"The interval alone would show one, but the test’s p is not below "
+            f"{1 - confidence:.2g}, and both have to agree. "
+        )
     if difference.low <= 0 <= difference.high:
         why = (
             ": so few of these scores differ by much that some not seen, which do, could undo it"

@@ -413,6 +413,23 @@ def test_why_a_small_p_shows_nothing_is_told() -> None:
     )
 
 
+@pytest.mark.parametrize("back", [False, True])
+def test_why_an_interval_off_zero_shows_nothing_is_told(back: bool) -> None:
+    won, lost = (0, 5) if back else (5, 0)
+    accuracy = compare_accuracy(pairs(won, lost, 10, 5), SETTINGS)
+    assert accuracy.p == pytest.approx(0.0625)
+    low, high = accuracy.difference.low, accuracy.difference.high
+    assert low is not None
+    assert high is not None
+    assert low > 0 or high < 0
+    verdict = judge(accuracy, 0.95)
+    assert verdict.outcome == "no difference shown"
+    assert (
+        "The interval alone would show one, but the test’s p is not below 0.05, and both have to "
+        "agree. A true difference of"
+    ) in verdict.sentence
+
+
 def test_with_five_sources_nothing_can_be_shown_and_that_is_said() -> None:
     asked = pairs(90, 0, 10, 0, per_source=20)
     verdict = judge(compare_accuracy(asked, SETTINGS), 0.95)
