@@ -90,7 +90,8 @@ def recomputed(rows: list[Row]) -> Recomputed:
         signs = np.concatenate(
             [generator.choice((-1.0, 1.0), size=(1000, len(net))) for _ in range(20)]
         )
-        p = (int((abs(signs @ net) >= abs(sum(net)) - 1e-9).sum()) + 1) / 20_001
+        ordered = sorted(abs(each) for each in net)  # so that their order is none of the data's
+        p = (int((abs(signs @ ordered) >= abs(sum(net)) - 1e-9).sum()) + 1) / 20_001
     smallest = math.nan
     if len(clusters) >= 6:
         smallest = mean_detectable(net, sizes, differences, difference(differences, net, sizes))

@@ -46,9 +46,11 @@ def paired_p(net_wins: npt.ArrayLike, *, seed: int = 0, flips: int = 20_000) -> 
 
 
 def flip_p(net: FloatArray, *, seed: int = 0, flips: int = 20_000) -> FloatArray:
-    """The sign-flip test's p of scores, [..., clusters] to [...]."""
+    """The sign-flip test's p of scores, [..., clusters] to [...]; the same in whatever order they
+    stand, and with the models exchanged."""
     count = net.shape[-1]
     observed = np.abs(net.sum(-1)) * (1 - 1e-12)
+    net = np.sort(np.abs(net), axis=-1)  # random signs fall on the same sizes
     if count <= _EXACT_CLUSTERS:
         # Of each assignment and its opposite, which has the same absolute sum, only one.
         patterns = np.arange(1 << (count - 1))[:, None] >> np.arange(count) & 1

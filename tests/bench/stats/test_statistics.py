@@ -68,6 +68,16 @@ def test_paired_p_of_scores_is_scipys_permutation_test() -> None:
     assert significance.paired_p(np.zeros(5)) == 1.0
 
 
+def test_paired_p_knows_no_order_and_no_side() -> None:
+    generator = np.random.default_rng(8)
+    net = generator.normal(0.2, 1.0, size=60)
+    p = significance.paired_p(net)
+    assert 0.001 < p < 0.5
+    for _ in range(5):
+        assert significance.paired_p(generator.permutation(net)) == p
+    assert significance.paired_p(-net) == p
+
+
 def test_graded_scores_get_a_t_interval() -> None:
     scores = np.random.default_rng(9).random(400)
     found = intervals.accuracy(scores, Bootstrap(np.arange(400)))
