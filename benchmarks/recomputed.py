@@ -298,7 +298,7 @@ def perplexity(nll: list[float], tokens: list[float], sizes: list[float]) -> Est
     upper = min(max(error, cox(nll, tokens)), (1 + 2.7 / math.sqrt(number)) * error)
     low = mean * math.exp(-t * error)
     high = mean * math.exp(t * upper + (1 + 2 * t * t) / 4 * upper**2)
-    return of_losses(mean, low, max(high, skewed), counted(nll, sizes))
+    return of_losses(mean, low, max(high, skewed), counted(nll, sizes), least=0.0)
 
 
 def ratio(gains: list[float], tokens: list[float], sizes: list[float]) -> Estimate:
@@ -336,13 +336,15 @@ def one_way(changes: list[float], tokens: list[float]) -> float:
     return 1 + part**4 * (min(most, max(1.0, cox(ups, tokens) * mean / error)) - 1)
 
 
-def of_losses(value: float, low: float, high: float, number: str) -> Estimate:
+def of_losses(
+    value: float, low: float, high: float, number: str, least: float = math.inf
+) -> Estimate:
     """Of logarithms; no interval without width, no end ten times away (but a perplexity's lower
-    one, which is 1 or more)."""
+    one: it can't be below 1)."""
     away = math.log(10)
     if high <= value + away and math.exp(high) - math.exp(low) <= 1e-12 * math.exp(value):
         return Estimate(math.exp(value), why_not=f"no spread over {number}")
-    bottom = None if low < 0 and low < value - away else math.exp(low)
+    bottom = None if low < least and low < value - away else math.exp(low)
     top = None if high > value + away else math.exp(high)
     why_not = f"too large a spread over {number}" if bottom is None or top is None else ""
     return Estimate(math.exp(value), bottom, top, why_not)

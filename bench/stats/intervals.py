@@ -179,7 +179,7 @@ def perplexity(nll: npt.ArrayLike, tokens: npt.ArrayLike, bootstrap: Bootstrap) 
     value = math.exp(float(losses.sum() / counts.sum()))
     if bootstrap.count < FEWEST:
         return Estimate(value, why_not=bootstrap.described)
-    return _of_losses(value, perplexity_ends(losses, counts, bootstrap), bootstrap)
+    return _of_losses(value, perplexity_ends(losses, counts, bootstrap), bootstrap, least=1.0)
 
 
 def perplexity_ends(losses: FloatArray, tokens: FloatArray, bootstrap: Bootstrap) -> Ends:
@@ -326,17 +326,19 @@ def _estimate(value: float, ends: Ends) -> Estimate:
     return Estimate(value, min(low, value), max(high, value))
 
 
-def _of_losses(value: float, ends: Ends, bootstrap: Bootstrap) -> Estimate:
+def _of_losses(
+    value: float, ends: Ends, bootstrap: Bootstrap, *, least: float = math.inf
+) -> Estimate:
     """A figure of losses with its interval; none where the losses say nothing of their spread.
 
-    An end that is more than WIDEST times the value away is left out (but the lower one of a
-    perplexity, from 1 on), and only that one: samples with short intervals are more often those
+    An end that is more than WIDEST times the value away is left out (but a lower one that is
+    `least` or more, the least that the figure can be), and only that one: samples with short intervals are more often those
     that did not see the tail, and of whole intervals alone fewer would hold the truth.
     """
     low, high = (float(end) for end in ends)
     if high - low <= 1e-12 * value:
         return Estimate(value, why_not=f"no spread over {bootstrap.described}")
-    bottom = None if low < min(1.0, value / WIDEST) else min(low, value)
+    bottom = None if low < min(least, value / WIDEST) else min(low, value)
     top = None if not high <= value * WIDEST else max(high, value)
     if bottom is None or top is None:
         return Estimate(value, bottom, top, f"too large a spread over {bootstrap.described}")

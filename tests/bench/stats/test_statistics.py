@@ -487,6 +487,14 @@ def test_an_end_that_says_nothing_is_left_out() -> None:
     assert (falls.low, falls.high) == (None, None)
     assert number_interval(falls) == "no interval: too large a spread over 10 prompts"
     assert number_interval(Estimate(0.1, None, 0.9, "x")) == "at most 0.9000; no lower end: x"
+    for sign in (1, -1):  # of a ratio both ends, whichever model is named first
+        changes = sign * np.array([8.0, 0.4] * 5)
+        low, high = intervals.ratio_ends(changes, np.ones(10), bootstrap)
+        assert max(float(low), float(1 / high)) > 1  # the near end is where a perplexity may be
+        steep = intervals.perplexity_ratio(changes, np.zeros(10), ones, bootstrap)
+        assert (steep.low, steep.high) == (None, None)
+        again = recomputed.ratio(changes.tolist(), [1.0] * 10, [1.0] * 10)
+        assert (again.low, again.high) == (None, None)
     even = intervals.perplexity([0.5, 0.7, 0.6] * 4, [1] * 12, Bootstrap(np.arange(12)))
     assert even.low is not None
     assert even.high is not None
