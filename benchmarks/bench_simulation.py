@@ -216,6 +216,8 @@ def find(
     while done < benchmarks:
         count = min(BATCH, benchmarks - done) if design.uneven else benchmarks
         bootstrap = Bootstrap(design.clusters(generator))
+        if design.uneven and intervals.lopsided(bootstrap.sizes, bootstrap):
+            continue  # no interval is given
         drawn = kind.draw(Source(generator, count, bootstrap.clusters))
         tokens = kind.tokens(generator, drawn.shape)
         if kind.quantity not in (ACCURACY, PAIRED) and bootstrap.count < intervals.FEWEST:

@@ -191,6 +191,15 @@ def counted(sums: list[float], sizes: list[float]) -> str:
     return f"{len(sums)} {unit}{'s' if len(sums) > 1 else ''}"
 
 
+def lopsided(amounts: list[float], sums: list[float], sizes: list[float]) -> str:
+    """Why so few sources get no interval: one has nearly all."""
+    alike = sum(amounts) ** 2 / sum(each * each for each in amounts)
+    if not 2 <= len(amounts) <= 4 or alike >= 1.3:
+        return ""
+    share = 100 * max(amounts) / sum(amounts)
+    return f"{counted(sums, sizes)}, one of which has {share:.0f} % of all"
+
+
 def worth(values: list[float], sums: list[float], sizes: list[float], alone: bool) -> float:
     """The effective number of prompts."""
     n = len(values)
@@ -205,6 +214,8 @@ def worth(values: list[float], sums: list[float], sizes: list[float], alone: boo
 
 def accuracy(values: list[float], sums: list[float], sizes: list[float], alone: bool) -> Estimate:
     share = float(np.mean(values))
+    if why_not := lopsided(sizes, sums, sizes):
+        return Estimate(share, why_not=why_not)
     means = [s / m for s, m in zip(sums, sizes, strict=True)]
     usual = float(np.median(means))
     if not set(values) <= {0.0, 1.0}:
@@ -249,6 +260,8 @@ def difference(
     values: list[float], sums: list[float], sizes: list[float], whole: bool = True
 ) -> Estimate:
     value = float(np.mean(values))
+    if why_not := lopsided(sizes, sums, sizes):
+        return Estimate(value, why_not=why_not)
     if not whole and len(sums) < 3:
         return Estimate(value, why_not=counted(sums, sizes))
     n = worth(values, sums, sizes, len(sums) == len(values))
@@ -290,6 +303,8 @@ def tango(won: float, lost: float, n: float) -> tuple[float, float]:
 def perplexity(nll: list[float], tokens: list[float], sizes: list[float]) -> Estimate:
     if len(nll) < 3:
         return Estimate(math.exp(sum(nll) / sum(tokens)), why_not=counted(nll, sizes))
+    if why_not := lopsided(tokens, nll, sizes):
+        return Estimate(math.exp(sum(nll) / sum(tokens)), why_not=why_not)
     mean, error, freedom, skewness = robust(nll, tokens)
     number = len(nll)
     skewed = around(number, mean, error, freedom, skewness, knee=0.9)[1]
@@ -304,6 +319,8 @@ def perplexity(nll: list[float], tokens: list[float], sizes: list[float]) -> Est
 def ratio(gains: list[float], tokens: list[float], sizes: list[float]) -> Estimate:
     if len(gains) < 3:
         return Estimate(math.exp(sum(gains) / sum(tokens)), why_not=counted(gains, sizes))
+    if why_not := lopsided(tokens, gains, sizes):
+        return Estimate(math.exp(sum(gains) / sum(tokens)), why_not=why_not)
     value, error, freedom, skewness = robust(gains, tokens)
     low, high = around(len(gains), value, error, freedom, skewness)
     low = value - one_way([-gain for gain in gains], tokens) * (value - low)

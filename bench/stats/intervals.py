@@ -20,6 +20,9 @@ from tuneserve.bench.stats.wholeness import nearly_alone, nearly_whole
 FEWEST = 3
 """Clusters below which nothing but right and wrong answers gets an interval: two differ by one
 number, which says next to nothing about how far others would lie apart."""
+FEW_SOURCES, LEAST_WORTH = 4, 1.3
+"""So few clusters, two or more, get no interval where one has nearly all: where they are worth
+fewer clusters of one size than this (Kish's sum squared over sum of squares; 1.2 for 100 + 10)."""
 NEAR = 0.05
 """Distance between scores, of 1, that is half a difference of note (see `mean_ends`)."""
 UNSEEN_LOSS = 2.5
@@ -39,11 +42,23 @@ def accuracy(scores: npt.ArrayLike, bootstrap: Bootstrap) -> Estimate:
     that of a mean of bounded scores, which needs FEWEST clusters (`mean_ends`)."""
     values = np.asarray(scores, dtype=np.float64)
     value = float(values.mean())
+    if why_not := lopsided(bootstrap.sizes, bootstrap):
+        return Estimate(value, why_not=why_not)
     if is_binary(values):
         return _estimate(value, right_ends(values, bootstrap))
     if bootstrap.count < FEWEST:
         return Estimate(value, why_not=bootstrap.described)
     return _estimate(value, mean_ends(values, bootstrap, bounds=(0.0, 1.0)))
+
+
+def lopsided(amounts: FloatArray, bootstrap: Bootstrap) -> str:
+    """Why few clusters with these `amounts` (prompts or tokens), [clusters], get no interval: one
+    has nearly all, and what the others say of how far clusters lie apart is next to nothing. ''
+    where they do."""
+    shares = amounts / amounts.sum()
+    if not 2 <= len(shares) <= FEW_SOURCES or 1 / float((shares**2).sum()) >= LEAST_WORTH:
+        return ""
+    return f"{bootstrap.described}, one of which has {100 * shares.max():.0f} % of all"
 
 
 def right_ends(values: FloatArray, bootstrap: Bootstrap) -> Ends:
@@ -141,6 +156,8 @@ def paired_difference(tuned: npt.ArrayLike, base: npt.ArrayLike, bootstrap: Boot
     (`difference_ends`), which for graded scores needs FEWEST clusters. Never of zero width."""
     differences = np.subtract(tuned, base, dtype=np.float64)
     value = float(differences.mean())
+    if why_not := lopsided(bootstrap.sizes, bootstrap):
+        return Estimate(value, why_not=why_not)
     whole = is_binary(tuned) and is_binary(base)
     if not whole and bootstrap.count < FEWEST:
         return Estimate(value, why_not=bootstrap.described)
@@ -179,6 +196,8 @@ def perplexity(nll: npt.ArrayLike, tokens: npt.ArrayLike, bootstrap: Bootstrap) 
     value = math.exp(float(losses.sum() / counts.sum()))
     if bootstrap.count < FEWEST:
         return Estimate(value, why_not=bootstrap.described)
+    if why_not := lopsided(bootstrap.by_cluster(counts), bootstrap):
+        return Estimate(value, why_not=why_not)
     return _of_losses(value, perplexity_ends(losses, counts, bootstrap), bootstrap, least=1.0)
 
 
@@ -237,6 +256,8 @@ def perplexity_ratio(
         return Estimate(value, why_not=bootstrap.described)
     if not gains.any():  # the same model: no doubt
         return Estimate(value, value, value)
+    if why_not := lopsided(bootstrap.by_cluster(counts), bootstrap):
+        return Estimate(value, why_not=why_not)
     return _of_losses(value, ratio_ends(gains, counts, bootstrap), bootstrap)
 
 
@@ -332,8 +353,9 @@ def _of_losses(
     """A figure of losses with its interval; none where the losses say nothing of their spread.
 
     An end that is more than WIDEST times the value away is left out (but a lower one that is
-    `least` or more, the least that the figure can be), and only that one: samples with short intervals are more often those
-    that did not see the tail, and of whole intervals alone fewer would hold the truth.
+    `least` or more, the least that the figure can be), and only that one: samples with short
+    intervals are more often those that did not see the tail, and of whole intervals alone fewer
+    would hold the truth.
     """
     low, high = (float(end) for end in ends)
     if high - low <= 1e-12 * value:

@@ -333,6 +333,35 @@ def test_losses_without_a_spread_that_can_be_told_give_no_interval(
     assert (found.high, found.why_not) == (None, why)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "share"),
+    [([100, 4], 96), ([100, 4, 4], 93), ([10, 100], 91), ([100, 4, 4, 4], 89)],
+)
+def test_few_sources_of_which_one_has_nearly_all_get_no_interval(
+    sizes: list[int], share: int
+) -> None:
+    """Held 88 to 92 times in 100 by intervals as of sources of one size."""
+    bootstrap = Bootstrap(np.repeat(np.arange(len(sizes)), sizes))
+    ones, right = np.ones(sum(sizes)), (np.arange(sum(sizes)) % 3 == 0).astype(np.float64)
+    found = [
+        intervals.accuracy(right, bootstrap),
+        intervals.paired_difference(right, ones, bootstrap),
+    ]
+    if len(sizes) >= intervals.FEWEST:
+        found.append(intervals.perplexity(right + 1, ones, bootstrap))
+        found.append(intervals.perplexity_ratio(right, 1.1 * ones, ones, bootstrap))
+    for estimate in found:
+        assert (estimate.low, estimate.high) == (None, None)
+        assert estimate.why_not == f"{len(sizes)} sources, one of which has {share} % of all"
+
+
+@pytest.mark.parametrize("sizes", [[100, 20], [60, 30, 20], [50, 1, 1, 1, 1], [20]])
+def test_other_sources_get_one(sizes: list[int]) -> None:
+    bootstrap = Bootstrap(np.repeat(np.arange(len(sizes)), sizes))
+    right = (np.arange(sum(sizes)) % 3 == 0).astype(np.float64)
+    assert intervals.accuracy(right, bootstrap).low is not None
+
+
 @pytest.mark.parametrize("trials", [1, 10, 50, 500])
 def test_proportions_cover_their_share(trials: int) -> None:
     """Exact coverage: never below 92.5 %, where Wilson's interval falls to 84 %."""
