@@ -505,11 +505,11 @@ def test_what_any_contender_did_not_answer_stands_in_the_ranking() -> None:
     ranking = rank_contenders(asked, SETTINGS)
     assert ranking is not None
     assert ranking.cautions == [
-        "75.0 % of endpoint's and at most 0.0 % of any other's answers were missing: their "
+        "75.0 % of endpoint's and none of any other's answers were missing: their "
         "prompts got none, and count as wrong.",
-        "10.0 % of long's and at most 0.0 % of any other's answers were cut at max_tokens "
+        "10.0 % of long's and none of any other's answers were cut at max_tokens "
         f"{SETTINGS.max_tokens}.",
-        "100.0 % of mute's and at most 0.0 % of any other's answers were empty.",
+        "100.0 % of mute's and none of any other's answers were empty.",
     ]
     assert all(f"Caution: {each}" in ranking.sentence for each in ranking.cautions)
     plain = [replace(pair, others={"endpoint": pair.tuned}) for pair in pairs(4, 4, 30, 2)]
