@@ -197,6 +197,15 @@ MIXTURES = {
         GRADED, "10 % of prompts fall by 0.8, others gain as much in all, spread 0.1",
         _mixed(0.1, _normal(-0.8, 0.05), _normal(0.08 / 0.9, 0.1)), rare=lambda x: x < -0.5,
     ),
+    "gain .3, even": Kind(
+        GRADED, "23 % of prompts fall by 1, others gain 0.3 each",
+        _mixed(0.3 / 1.3, _equal(-1.0), _normal(0.3, 0.03)), rare=lambda x: x < -0.5,
+    ),
+    "gain .7, even": Kind(
+        GRADED, "12 % of prompts fall by 1, one in five of the others gains 0.7",
+        _mixed(0.14 / 1.14, _equal(-1.0), _mixed(0.2, _normal(0.7, 0.07), _equal(0.0))),
+        rare=lambda x: x < -0.5,
+    ),
     "skewed": Kind(RATIO, "lognormal losses (sigma 1) fall to about 0.3 of each", _skewed),
     "skewed .7": Kind(
         RATIO, "the same, lengths of log-spread 0.7", _skewed, lengths=0.7
@@ -218,7 +227,7 @@ MIXTURES = {
     "ties": Kind(GRADED, "in quarters, 80 % tied", _ties, True),
 }  # fmt: skip
 
-EVEN = ("fell, even", "fell 6, even", "noise, even", "ties")
+EVEN = ("fell, even", "fell 6, even", "noise, even", "gain .3, even", "gain .7, even", "ties")
 """Those of differences in which neither model is better."""
 
 SKEWED = ("skewed", "skewed .7", "skewed .9", "gained .7")
