@@ -265,8 +265,8 @@ def difference(
     if not whole and len(sums) < 3:
         return Estimate(value, why_not=counted(sums, sizes))
     n = worth(values, sums, sizes, len(sums) == len(values))
-    counts = [n * float(np.mean([max(0.0, sign * d) for d in values])) for sign in (1, -1)]
-    ends = tango(*counts, n)
+    won, lost = (n * float(np.mean([max(0.0, sign * d) for d in values])) for sign in (1, -1))
+    ends = tango(won, lost, n)
     if len(sums) < 3:
         return Estimate(value, *ends)
     also = of_mean(sums, sizes, values, 0.0, -1.0)
