@@ -61,6 +61,16 @@ def _lognormal(source: Source) -> Floats:
     return np.exp(source.random.normal(0, 2.0, source.shape))
 
 
+def _skewed(source: Source) -> Floats:
+    """What a good tune gains: most of the loss of every prompt, lognormal under the base."""
+    base = np.exp(source.random.normal(0, 1.0, source.shape))
+    return base * (0.3 * np.exp(source.random.normal(0, 0.3, source.shape)) - 1)
+
+
+def _gained(source: Source) -> Floats:
+    return -np.exp(source.random.normal(-1, 1.0, source.shape))
+
+
 def _u_shaped(source: Source) -> Floats:
     """Scores near 0 and 1."""
     return source.random.beta(0.3, 0.3, source.shape)
@@ -187,6 +197,25 @@ MIXTURES = {
         GRADED, "10 % of prompts fall by 0.8, others gain as much in all, spread 0.1",
         _mixed(0.1, _normal(-0.8, 0.05), _normal(0.08 / 0.9, 0.1)), rare=lambda x: x < -0.5,
     ),
+    "gain .3, even": Kind(
+        GRADED, "23 % of prompts fall by 1, others gain 0.3 each",
+        _mixed(0.3 / 1.3, _equal(-1.0), _normal(0.3, 0.03)), rare=lambda x: x < -0.5,
+    ),
+    "gain .7, even": Kind(
+        GRADED, "12 % of prompts fall by 1, one in five of the others gains 0.7",
+        _mixed(0.14 / 1.14, _equal(-1.0), _mixed(0.2, _normal(0.7, 0.07), _equal(0.0))),
+        rare=lambda x: x < -0.5,
+    ),
+    "skewed": Kind(RATIO, "lognormal losses (sigma 1) fall to about 0.3 of each", _skewed),
+    "skewed .7": Kind(
+        RATIO, "the same, lengths of log-spread 0.7", _skewed, lengths=0.7
+    ),
+    "skewed .9": Kind(
+        RATIO, "the same, lengths of log-spread 0.9", _skewed, lengths=0.9
+    ),
+    "gained .7": Kind(
+        RATIO, "gains lognormal, sigma 1; lengths of log-spread 0.7", _gained, lengths=0.7
+    ),
     "pareto": Kind(PERPLEXITY, "losses Pareto, index 3", _pareto),
     "lognormal 2": Kind(PERPLEXITY, "losses lognormal, sigma 2", _lognormal),
     "weibull": Kind(PERPLEXITY, "losses Weibull, shape 0.7", _weibull),
@@ -198,5 +227,9 @@ MIXTURES = {
     "ties": Kind(GRADED, "in quarters, 80 % tied", _ties, True),
 }  # fmt: skip
 
-EVEN = ("fell, even", "fell 6, even", "noise, even", "ties")
+EVEN = ("fell, even", "fell 6, even", "noise, even", "gain .3, even", "gain .7, even", "ties")
 """Those of differences in which neither model is better."""
+
+SKEWED = ("skewed", "skewed .7", "skewed .9", "gained .7")
+"""Those of gains all of one sign that few prompts have much of: held from FEWEST_SKEWED on."""
+FEWEST_SKEWED = 20

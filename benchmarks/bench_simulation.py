@@ -159,13 +159,20 @@ def _t3(source: Source) -> Floats:
 class Kind:
     """What is drawn: scores or losses a token; how its interval is made; `discrete` where the
     figure takes so few values that no interval holds the truth exactly 95 times in 100; `rare`:
-    which of the drawn are of the kind that few prompts are of."""
+    which of the drawn are of the kind that few prompts are of; `lengths`: standard deviation of
+    the logarithm of answers' lengths (0: about 4 tokens each)."""
 
     quantity: str
     about: str
     draw: Callable[[Source], Floats]
     discrete: bool = False
     rare: Callable[[Floats], npt.NDArray[np.bool_]] | None = None
+    lengths: float = 0.0
+
+    def tokens(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Floats:
+        if not self.lengths:
+            return 1.0 + generator.poisson(3.0, shape).astype(np.float64)
+        return np.ceil(np.exp(generator.normal(3.0, self.lengths, shape)))
 
 
 ACCURACY, PAIRED = "accuracy", "difference, right or wrong"
@@ -209,8 +216,10 @@ def find(
     while done < benchmarks:
         count = min(BATCH, benchmarks - done) if design.uneven else benchmarks
         bootstrap = Bootstrap(design.clusters(generator))
+        if design.uneven and intervals.lopsided(bootstrap.sizes, bootstrap):
+            continue  # no interval is given
         drawn = kind.draw(Source(generator, count, bootstrap.clusters))
-        tokens = 1.0 + generator.poisson(3.0, drawn.shape).astype(np.float64)
+        tokens = kind.tokens(generator, drawn.shape)
         if kind.quantity not in (ACCURACY, PAIRED) and bootstrap.count < intervals.FEWEST:
             return Found(design, 0.0, 0.0, refused=True, called=None)
         low, high = ends(kind.quantity, drawn, tokens, bootstrap)
@@ -218,7 +227,7 @@ def find(
         held += int(holds.sum())
         flat += int((low == high).sum())
         if kind.quantity in (PAIRED, GRADED):
-            undoing = significance.undoing_of(bootstrap, whole=kind.quantity == PAIRED)
+            undoing = significance.undoing_of(drawn, bootstrap)
             apart = (low > undoing) | (high < -undoing)
             called += int((apart & (p_values(drawn, bootstrap) < 0.05)).sum())
         if kind.rare:
@@ -242,12 +251,10 @@ def ends(quantity: str, drawn: Floats, tokens: Floats, bootstrap: Bootstrap) -> 
     """The interval that a report gives for such a quantity."""
     if quantity == ACCURACY:
         return intervals.right_ends(drawn, bootstrap)
-    if quantity == PAIRED:
-        return intervals.paired_ends(drawn, bootstrap)
+    if quantity in (PAIRED, GRADED):
+        return intervals.difference_ends(drawn, bootstrap)
     if quantity == SCORE:
         return intervals.mean_ends(drawn, bootstrap, bounds=(0.0, 1.0))
-    if quantity == GRADED:
-        return intervals.mean_ends(drawn, bootstrap, bounds=(-1.0, 1.0), usual=0.0)
     if quantity == PERPLEXITY:
         return intervals.perplexity_ends(drawn * tokens, tokens, bootstrap)
     return intervals.ratio_ends(drawn * tokens, tokens, bootstrap)
@@ -307,11 +314,11 @@ def power_at_smallest(design: PowerDesign, *, benchmarks: int, seed: int = 0) ->
     """
     generator = np.random.default_rng(seed)
     bootstrap = Bootstrap(Design("", design.prompts, design.sources).clusters(generator))
-    undoing = significance.undoing_of(bootstrap, whole=design.whole)
     surplus, shown = [], []
     for positive in np.linspace(0.52, 1.0, 9):
         drawn = design.draw(generator, benchmarks, float(positive))
-        interval = intervals.difference_ends(drawn, bootstrap, whole=design.whole)
+        interval = intervals.difference_ends(drawn, bootstrap)
+        undoing = significance.undoing_of(drawn, bootstrap)
         if design.whole and not design.sources:
             counts, often = np.unique((drawn != 0).sum(-1), return_counts=True)
             size = [

@@ -81,33 +81,34 @@ def recomputed(rows: list[Row]) -> Recomputed:
     alone = len(clusters) == len(rows)
     if whole and alone:
         p = float(stats.binomtest(won, won + lost).pvalue) if won + lost else 1.0
-        smallest = math.nan
-        if len(rows) >= 6:
-            smallest = mcnemar_detectable((won + lost) / len(rows), len(rows))
+    elif whole:
+        p = whole_sign_flips(net)
+    elif len(net) <= 14:
+        p = sign_flips(net)
     else:
-        if whole:
-            p = whole_sign_flips(net)
-        elif len(net) <= 14:
-            p = sign_flips(net)
-        else:
-            generator = np.random.default_rng(0)
-            signs = np.concatenate(
-                [generator.choice((-1.0, 1.0), size=(1000, len(net))) for _ in range(20)]
-            )
-            p = (int((abs(signs @ net) >= abs(sum(net)) - 1e-9).sum()) + 1) / 20_001
-        smallest = math.nan
-        if len(clusters) >= 6:
-            smallest = mean_detectable(
-                net, sizes, differences, difference(differences, net, sizes, whole, alone)
-            )
-            # A kind that no cluster shows, on which all is lost, could undo what the others gain.
-            unseen = 1 - 0.05 ** (1 / len(clusters))
-            smallest += unseen / (1 - unseen)
+        generator = np.random.default_rng(0)
+        signs = np.concatenate(
+            [generator.choice((-1.0, 1.0), size=(1000, len(net))) for _ in range(20)]
+        )
+        ordered = sorted(abs(each) for each in net)  # so that their order is none of the data's
+        p = (int((abs(signs @ ordered) >= abs(sum(net)) - 1e-9).sum()) + 1) / 20_001
+    smallest = math.nan
+    if len(clusters) >= 6:
+        smallest = mean_detectable(net, sizes, differences, difference(differences, net, sizes))
+        # A kind that no cluster shows, on which all is lost, could undo what the others gain.
+        unseen = 1 - 0.05 ** (1 / len(clusters))
+        means = [s / m for s, m in zip(net, sizes, strict=True)]
+        smallest += (1 - wholeness(means, sizes) ** 2) * unseen / (1 - unseen)
+        counts = wholeness(differences) ** 8 * (len(clusters) / len(rows)) ** 4
+        discordant = math.fsum(d * d for d in differences) / len(rows)
+        smallest *= 1 - counts
+        if counts > 1e-9:
+            smallest += counts * mcnemar_detectable(discordant, len(rows))
     return Recomputed(
         len(rows), won, lost,
         base=accuracy(base, total(lambda row: row["base"]["score"]), sizes, alone),
         tuned=accuracy(tuned, total(lambda row: row["tuned"]["score"]), sizes, alone),
-        difference=difference(differences, net, sizes, whole, alone),
+        difference=difference(differences, net, sizes, whole),
         p=p, smallest=float(smallest),
         perplexities=(
             perplexity(total(lambda row: row["base"]["reference_nll"]), tokens, sizes),
@@ -190,6 +191,15 @@ def counted(sums: list[float], sizes: list[float]) -> str:
     return f"{len(sums)} {unit}{'s' if len(sums) > 1 else ''}"
 
 
+def lopsided(amounts: list[float], sums: list[float], sizes: list[float]) -> str:
+    """Why so few sources get no interval: one has nearly all."""
+    alike = sum(amounts) ** 2 / sum(each * each for each in amounts)
+    if not 2 <= len(amounts) <= 4 or alike >= 1.3:
+        return ""
+    share = 100 * max(amounts) / sum(amounts)
+    return f"{counted(sums, sizes)}, one of which has {share:.0f} % of all"
+
+
 def worth(values: list[float], sums: list[float], sizes: list[float], alone: bool) -> float:
     """The effective number of prompts."""
     n = len(values)
@@ -204,6 +214,8 @@ def worth(values: list[float], sums: list[float], sizes: list[float], alone: boo
 
 def accuracy(values: list[float], sums: list[float], sizes: list[float], alone: bool) -> Estimate:
     share = float(np.mean(values))
+    if why_not := lopsided(sizes, sums, sizes):
+        return Estimate(share, why_not=why_not)
     means = [s / m for s, m in zip(sums, sizes, strict=True)]
     usual = float(np.median(means))
     if not set(values) <= {0.0, 1.0}:
@@ -235,21 +247,35 @@ def accuracy(values: list[float], sums: list[float], sizes: list[float], alone: 
     return Estimate(share, low, high)
 
 
+def wholeness(differences: list[float], sizes: list[float] | None = None) -> float:
+    """How large on average is what makes the differences? 1 where all are -1, 0 or 1."""
+    sizes = sizes or [1.0] * len(differences)
+    parts = [abs(d) * m for d, m in zip(differences, sizes, strict=True)]
+    supposed_whole = 0.1 * sum(sizes) / len(sizes)
+    squares = sum(part * abs(d) for part, d in zip(parts, differences, strict=True))
+    return (squares + supposed_whole) / (sum(parts) + supposed_whole)
+
+
 def difference(
-    values: list[float], sums: list[float], sizes: list[float], whole: bool, alone: bool
+    values: list[float], sums: list[float], sizes: list[float], whole: bool = True
 ) -> Estimate:
     value = float(np.mean(values))
+    if why_not := lopsided(sizes, sums, sizes):
+        return Estimate(value, why_not=why_not)
     if not whole and len(sums) < 3:
         return Estimate(value, why_not=counted(sums, sizes))
-    also = of_mean(sums, sizes, values, 0.0, -1.0) if len(sums) >= 3 else (0.0, 0.0)
-    if not whole:
-        return Estimate(value, *also)
-    n = worth(values, sums, sizes, alone)
-    won, lost = (n * float(np.mean([sign * d > 0 for d in values])) for sign in (1, -1))
-    low, high = tango(won, lost, n)
-    if not alone and len(sums) >= 3:
-        low, high = min(low, also[0]), max(high, also[1])
-    return Estimate(value, low, high)
+    n = worth(values, sums, sizes, len(sums) == len(values))
+    won, lost = (n * float(np.mean([max(0.0, sign * d) for d in values])) for sign in (1, -1))
+    ends = tango(won, lost, n)
+    if len(sums) < 3:
+        return Estimate(value, *ends)
+    also = of_mean(sums, sizes, values, 0.0, -1.0)
+    part = wholeness(values) ** 8
+    shared = 1 - (len(sums) / len(values)) ** 4
+    low, high = (part * a + (1 - part) * b for a, b in zip(ends, also, strict=True))
+    low -= shared * max(0.0, low - also[0])
+    high += shared * max(0.0, also[1] - high)
+    return Estimate(value, min(low, value), max(high, value))
 
 
 def tango(won: float, lost: float, n: float) -> tuple[float, float]:
@@ -277,37 +303,65 @@ def tango(won: float, lost: float, n: float) -> tuple[float, float]:
 def perplexity(nll: list[float], tokens: list[float], sizes: list[float]) -> Estimate:
     if len(nll) < 3:
         return Estimate(math.exp(sum(nll) / sum(tokens)), why_not=counted(nll, sizes))
+    if why_not := lopsided(tokens, nll, sizes):
+        return Estimate(math.exp(sum(nll) / sum(tokens)), why_not=why_not)
     mean, error, freedom, skewness = robust(nll, tokens)
     number = len(nll)
     skewed = around(number, mean, error, freedom, skewness, knee=0.9)[1]
     error /= mean
     t = float(stats.t.ppf(0.975, freedom))
-    logs = [math.log(loss / count) for loss, count in zip(nll, tokens, strict=True)]
-    median = float(np.median(logs))
-    variance = 2 * sum(max(0.0, x - median) ** 2 for x in logs) / (number - 1)
-    alike = sum(tokens) ** 2 / sum(count * count for count in tokens)
-    cox = math.sqrt(variance / alike + variance**2 / (2 * max(alike - 1, 0.5)))
-    upper = min(max(error, cox), (1 + 2.7 / math.sqrt(number)) * error)
+    upper = min(max(error, cox(nll, tokens)), (1 + 2.7 / math.sqrt(number)) * error)
     low = mean * math.exp(-t * error)
     high = mean * math.exp(t * upper + (1 + 2 * t * t) / 4 * upper**2)
-    return of_losses(mean, low, max(high, skewed), counted(nll, sizes))
+    return of_losses(mean, low, max(high, skewed), counted(nll, sizes), least=0.0)
 
 
 def ratio(gains: list[float], tokens: list[float], sizes: list[float]) -> Estimate:
     if len(gains) < 3:
         return Estimate(math.exp(sum(gains) / sum(tokens)), why_not=counted(gains, sizes))
+    if why_not := lopsided(tokens, gains, sizes):
+        return Estimate(math.exp(sum(gains) / sum(tokens)), why_not=why_not)
     value, error, freedom, skewness = robust(gains, tokens)
     low, high = around(len(gains), value, error, freedom, skewness)
+    low = value - one_way([-gain for gain in gains], tokens) * (value - low)
+    high = value + one_way(gains, tokens) * (high - value)
     return of_losses(value, low, high, counted(gains, sizes))
 
 
-def of_losses(value: float, low: float, high: float, number: str) -> Estimate:
+def cox(amounts: list[float], tokens: list[float]) -> float:
+    """Cox's error of a lognormal mean, by the mean; its variance of those above the median."""
+    least = float(np.finfo(float).tiny)
+    logs = [math.log(max(a / count, least)) for a, count in zip(amounts, tokens, strict=True)]
+    median = float(np.median(logs))
+    variance = 2 * sum(max(0.0, x - median) ** 2 for x in logs) / (len(amounts) - 1)
+    alike = sum(tokens) ** 2 / sum(count * count for count in tokens)
+    return math.sqrt(variance / alike + variance**2 / (2 * max(alike - 1, 0.5)))
+
+
+def one_way(changes: list[float], tokens: list[float]) -> float:
+    """How much further than Student's an interval reaches where nearly all changes go up."""
+    ups = [max(0.0, change) for change in changes]
+    typical = sum(abs(change) for change in changes) / sum(tokens)
+    if not any(ups):
+        return 1.0
+    by_token = [up / count / typical for up, count in zip(ups, tokens, strict=True)]
+    part = sum(1 - 1 / (1 + (10 * up) ** 4) for up in by_token) / len(ups)
+    mean, error, _, _ = robust(ups, tokens)
+    if not error:
+        return 1.0
+    most = 1 + 2.7 / math.sqrt(len(ups))
+    return 1 + part**4 * (min(most, max(1.0, cox(ups, tokens) * mean / error)) - 1)
+
+
+def of_losses(
+    value: float, low: float, high: float, number: str, least: float = math.inf
+) -> Estimate:
     """Of logarithms; no interval without width, no end ten times away (but a perplexity's lower
-    one, which is 1 or more)."""
+    one: it can't be below 1)."""
     away = math.log(10)
     if high <= value + away and math.exp(high) - math.exp(low) <= 1e-12 * math.exp(value):
         return Estimate(math.exp(value), why_not=f"no spread over {number}")
-    bottom = None if low < 0 and low < value - away else math.exp(low)
+    bottom = None if low < least and low < value - away else math.exp(low)
     top = None if high > value + away else math.exp(high)
     why_not = f"too large a spread over {number}" if bottom is None or top is None else ""
     return Estimate(math.exp(value), bottom, top, why_not)

@@ -66,7 +66,7 @@ def compare_scores(
         ),
         graded=graded,
         level=level,
-        undoing=significance.undoing_of(bootstrap, whole=not graded, comparisons=comparisons),
+        undoing=float(significance.undoing_of(tuned - base, bootstrap, comparisons)),
     )
 
 
@@ -234,10 +234,18 @@ def judge(
 
 
 def _why_none(accuracy: AccuracyComparison, confidence: float) -> str:
-    """Why none is shown although the test alone would show one; '' where it would not."""
+    """Why none is shown although the test alone, or the interval alone, would show one; '' where
+    neither would."""
     difference = accuracy.difference
-    if accuracy.p >= 1 - confidence or difference.low is None or difference.high is None:
+    if difference.low is None or difference.high is None:
         return ""
+    if accuracy.p >= 1 - confidence:
+        if difference.low <= 0 <= difference.high:
+            return ""
+        return (
+            f"The interval alone would show one, but the test’s p is not below "
+            f"{1 - confidence:.2g}, and both have to agree. "
+        )
     if difference.low <= 0 <= difference.high:
         why = (
             ": so few of these scores differ by much that some not seen, which do, could undo it"
@@ -249,7 +257,8 @@ def _why_none(accuracy: AccuracyComparison, confidence: float) -> str:
             f"agree{why}. "
         )
     worse, better = ("base", "tuned") if difference.value > 0 else ("tuned", "base")
-    kinds, share = f"{unit_counted(accuracy)}s", percent(accuracy.unseen)
+    kinds = f"{unit_counted(accuracy)}s"
+    share = percent(intervals.unseen_share(accuracy.clusters, 1 - accuracy.level))
     return (
         f"Test and interval alone would show one, but {kinds} of a kind that none of the "
         f"{counted(accuracy)} shows may be up to {share} of all: if the {better} model "

@@ -67,7 +67,8 @@ def caution_answers(
         told = shares if len(rest) == 1 else notable
         said = [f"{percent(shares[name])} of {name}'s" for name in told]
         if len(rest) > 1:
-            said.append(f"at most {percent(max(shares[name] for name in rest))} of any other's")
+            most = max(shares[name] for name in rest)
+            said.append(f"{f'at most {percent(most)}' if most else 'none'} of any other's")
         limit = f" {max_tokens}" if ended == "length_limited" and max_tokens else ""
         found.append(f"{listed(said)} answers were {how}{limit}.")
     return found

@@ -192,7 +192,7 @@ def share_interval_said(accuracy: AccuracyComparison) -> str:
 def difference_interval_said(accuracy: AccuracyComparison) -> str:
     """How that of the paired difference was made (`intervals.paired_difference`)."""
     if accuracy.graded:
-        return "Student’s t, as wide as the skewness asks"
+        return "Student’s t, as wide as the skewness asks; Tango’s where scores are all but whole"
     return "Tango’s" + _for_sources(accuracy)
 
 

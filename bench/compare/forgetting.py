@@ -242,7 +242,7 @@ def _task_not_excluded(task: TaskComparison, settings: BenchSettings) -> str:
         found.prompts,
         margin,
         settings.confidence,
-        unseen_loss=found.prompts / found.clusters if found.undoing else 0.0,
+        unseen_loss=_unseen_loss(found),
     )
     small = ""
     if margin < settings.margin / 100:
@@ -257,6 +257,13 @@ def _task_not_excluded(task: TaskComparison, settings: BenchSettings) -> str:
     return (
         f"{where} a loss of up to {-100 * found.difference.low:.1f} points is not excluded{small}"
     )
+
+
+def _unseen_loss(found: AccuracyComparison) -> float:
+    """What `undoing` supposes to be lost by one of the prompts not seen; by clusters not seen all
+    of their prompts do."""
+    full = intervals.unseen_odds(found.clusters, 1 - found.level)
+    return found.prompts / found.clusters * found.undoing / full
 
 
 def _text_loss(text: TextComparison) -> str:

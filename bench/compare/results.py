@@ -52,7 +52,7 @@ class AccuracyComparison:
 
     @property
     def unseen(self) -> float:
-        """The share of all that `undoing` supposes to be of kinds not seen."""
+        """The share of all that `undoing` amounts to, if all of it is lost."""
         return self.undoing / (1 + self.undoing)
 
 

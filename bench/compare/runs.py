@@ -11,6 +11,7 @@ import numpy as np
 
 from tuneserve.bench.compare.analysis import compare_scores
 from tuneserve.bench.compare.cautions import caution_answers
+from tuneserve.bench.compare.figures import unit_counted
 from tuneserve.bench.compare.report_file import as_json, read_answers, read_report
 from tuneserve.bench.compare.results import AccuracyComparison, Provenance, Report
 from tuneserve.bench.stats import significance
@@ -44,8 +45,8 @@ class RunRow:
     It is None for the first run, and where `why_not` says why they don't compare; `p` is
     Holm-adjusted over the runs compared. `differs` names what else is not the same as in the first
     run, though the scores compare. `measured_as`: the name that the run had when it was measured,
-    if it has another one now. `undoing`: what kinds of prompts not seen could undo of the
-    difference.
+    if it has another one now. `undoing`: what kinds of prompts (or sources; the `unit` that is
+    counted) not seen could undo of the difference.
     """
 
     report: Report
@@ -56,6 +57,7 @@ class RunRow:
     differs: str = ""
     measured_as: str = ""
     undoing: float = 0.0
+    unit: str = "prompt"
 
     @property
     def undone(self) -> bool:
@@ -108,9 +110,10 @@ class RunsComparison:
         if undone:
             names = listed([row.report.run for row in undone])
             points = f"{100 * max(row.undoing for row in undone):.1f} points"
+            kinds = " or ".join(sorted({f"{row.unit}s" for row in undone}))
             said.append(
                 f"{names}: no difference from the first run is shown, whatever p says: up to "
-                f"{points} could be undone by kinds of prompts not seen."
+                f"{points} could be undone by kinds of {kinds} not seen."
             )
         return " ".join(filter(None, (self._shared_note, unranked, *said)))
 
@@ -167,6 +170,7 @@ def compare_runs(runs: Sequence[RunDirectory]) -> RunsComparison:
             _what_differs(reports[0], report),
             "" if report.run == earlier.run else earlier.run,
             one.undoing if one else 0.0,
+            unit_counted(one) if one else "prompt",
         )
         for report, earlier, keys, one, reason in zip(
             reports, written, shared, found, reasons, strict=True

@@ -11,6 +11,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,7 +22,7 @@ from tuneserve.bench.measure.failures import UNASKED, Before, Failure, Tally, fa
 from tuneserve.bench.measure.interrupts import Interrupts
 from tuneserve.chat.examples import Example
 from tuneserve.chat.template import api_message
-from tuneserve.console import say
+from tuneserve.console import listed, say
 from tuneserve.errors import TuneserveError
 from tuneserve.settings import BenchSettings
 
@@ -34,6 +35,8 @@ TRIES = 4  # of a prompt whose fields are refused, or whose answer is none
 RETRIES = 4  # of the client, with growing pauses, for 408, 409, 429, 5xx and lost connections
 LONGEST_REPLY = 64 * 1024 * 1024  # bytes
 MOST_TOKENS = 100_000_000  # of an answer, that an endpoint may say
+_refusals: ContextVar[list[int]] = ContextVar("refusals")
+"""Statuses of 400 and above that a prompt met, tries of the client included"""
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,8 @@ def ask_endpoint(
             api_key=key,
             timeout=settings.endpoint_timeout,
             max_retries=RETRIES,
+            # The client tells of none that it tries again.
+            http_client=openai.DefaultAsyncHttpxClient(event_hooks={"response": [_note_refusal]}),
         )
         try:
             model = settings.endpoint_model or runner.run(_first_model(client, settings))
@@ -299,11 +304,21 @@ async def _ask(
 ) -> Outcome:
     """The answer, or why there is none, within the time that a prompt has. Raises TuneserveError
     for a key that is not taken."""
+    refusals: list[int] = []
+    _refusals.set(refusals)  # of this prompt's task
     try:
         async with asyncio.timeout(settings.endpoint_timeout):
             return await _asked(client, model, example, settings, fields)
     except TimeoutError:
-        return Failure(f"Request timed out: no whole answer in {settings.endpoint_timeout:g} s")
+        reason = f"Request timed out: no whole answer in {settings.endpoint_timeout:g} s"
+        if refusals:
+            reason += f", after {listed([f'error {status}' for status in sorted(set(refusals))])}"
+        return Failure(reason)
+
+
+async def _note_refusal(response: Any) -> None:
+    if response.status_code >= 400:
+        _refusals.get([]).append(response.status_code)
 
 
 async def _asked(

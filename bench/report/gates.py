@@ -76,10 +76,18 @@ def failed_gates(report: Report, gates: Sequence[Gate]) -> list[str]:
     """What is below its least value, each in a few words."""
     values = [(gate, value_of(gate.figure, report)) for gate in gates]
     return [
-        f"{gate.figure} {value:.4g} is below {gate.least:g}"
+        f"{gate.figure} {_below(value, gate.least)} is below {gate.least:g}"
         for gate, value in values
         if value < gate.least
     ]
+
+
+def _below(value: float, least: float) -> str:
+    """A value with four digits, or as many as show that it is below `least`."""
+    digits = 4
+    while float(said := f"{value:.{digits}g}") >= float(f"{least:g}") and digits < 17:
+        digits += 1
+    return said
 
 
 def shown_worse(report: Report) -> list[str]:

@@ -15,10 +15,14 @@ import numpy.typing as npt
 from tuneserve.bench.stats.bootstrap import Bootstrap, Estimate, FloatArray
 from tuneserve.bench.stats.proportions import Ends, proportion_ends, tango
 from tuneserve.bench.stats.robust import KNEE, LOSSES_KNEE, Spread, spread_of, unskewed
+from tuneserve.bench.stats.wholeness import nearly_alone, nearly_whole
 
 FEWEST = 3
 """Clusters below which nothing but right and wrong answers gets an interval: two differ by one
 number, which says next to nothing about how far others would lie apart."""
+FEW_SOURCES, LEAST_WORTH = 4, 1.3
+"""So few clusters, two or more, get no interval where one has nearly all: where they are worth
+fewer clusters of one size than this (Kish's sum squared over sum of squares; 1.2 for 100 + 10)."""
 NEAR = 0.05
 """Distance between scores, of 1, that is half a difference of note (see `mean_ends`)."""
 UNSEEN_LOSS = 2.5
@@ -38,11 +42,23 @@ def accuracy(scores: npt.ArrayLike, bootstrap: Bootstrap) -> Estimate:
     that of a mean of bounded scores, which needs FEWEST clusters (`mean_ends`)."""
     values = np.asarray(scores, dtype=np.float64)
     value = float(values.mean())
+    if why_not := lopsided(bootstrap.sizes, bootstrap):
+        return Estimate(value, why_not=why_not)
     if is_binary(values):
         return _estimate(value, right_ends(values, bootstrap))
     if bootstrap.count < FEWEST:
         return Estimate(value, why_not=bootstrap.described)
     return _estimate(value, mean_ends(values, bootstrap, bounds=(0.0, 1.0)))
+
+
+def lopsided(amounts: FloatArray, bootstrap: Bootstrap) -> str:
+    """Why few clusters with these `amounts` (prompts or tokens), [clusters], get no interval: one
+    has nearly all, and what the others say of how far clusters lie apart is next to nothing. ''
+    where they do."""
+    shares = amounts / amounts.sum()
+    if not 2 <= len(shares) <= FEW_SOURCES or 1 / float((shares**2).sum()) >= LEAST_WORTH:
+        return ""
+    return f"{bootstrap.described}, one of which has {100 * shares.max():.0f} % of all"
 
 
 def right_ends(values: FloatArray, bootstrap: Bootstrap) -> Ends:
@@ -54,7 +70,10 @@ def right_ends(values: FloatArray, bootstrap: Bootstrap) -> Ends:
     """
     size = effective_size(values, bootstrap)
     ends = proportion_ends(values.mean(-1), size, bootstrap.confidence)
-    return _no_shorter(ends, values, bootstrap, bounds=(0.0, 1.0), usual=None)
+    if not bootstrap.clustered or bootstrap.count < FEWEST:
+        return ends
+    also = mean_ends(values, bootstrap, bounds=(0.0, 1.0))
+    return np.minimum(ends[0], also[0]), np.maximum(ends[1], also[1])
 
 
 def effective_size(values: FloatArray, bootstrap: Bootstrap) -> FloatArray:
@@ -133,49 +152,39 @@ def _unusual(distances: FloatArray) -> FloatArray:
 
 
 def paired_difference(tuned: npt.ArrayLike, base: npt.ArrayLike, bootstrap: Bootstrap) -> Estimate:
-    """Mean of tuned - base over prompts, each result in [0, 1], with its interval.
-
-    For right or wrong Tango's score interval, with clusters that of the effective number of pairs;
-    where there are FEWEST clusters, no shorter than the interval of a mean (`mean_ends`). For
-    graded scores that of a mean. Never of zero width.
-    """
+    """Mean of tuned - base over prompts, each result in [0, 1], with its interval
+    (`difference_ends`), which for graded scores needs FEWEST clusters. Never of zero width."""
     differences = np.subtract(tuned, base, dtype=np.float64)
     value = float(differences.mean())
+    if why_not := lopsided(bootstrap.sizes, bootstrap):
+        return Estimate(value, why_not=why_not)
     whole = is_binary(tuned) and is_binary(base)
     if not whole and bootstrap.count < FEWEST:
         return Estimate(value, why_not=bootstrap.described)
-    return _estimate(value, difference_ends(differences, bootstrap, whole=whole))
+    return _estimate(value, difference_ends(differences, bootstrap))
 
 
-def difference_ends(differences: FloatArray, bootstrap: Bootstrap, *, whole: bool) -> Ends:
-    """Interval of the mean difference, [..., prompts], of results that are right or wrong
-    (`whole`), or of graded ones, which need FEWEST clusters."""
-    if whole:
-        return paired_ends(differences, bootstrap)
-    return mean_ends(differences, bootstrap, bounds=(-1.0, 1.0), usual=0.0)
+def difference_ends(differences: FloatArray, bootstrap: Bootstrap) -> Ends:
+    """Interval of the mean difference, [..., prompts].
 
-
-def paired_ends(differences: FloatArray, bootstrap: Bootstrap) -> Ends:
-    """Interval of the mean difference of right-or-wrong results, [..., prompts] of -1, 0, 1."""
+    For right or wrong (-1, 0, 1) Tango's score interval, with clusters that of the effective number
+    of pairs, and no shorter than the interval of a mean (`mean_ends`). For graded scores that of a
+    mean. Between them both count, by how `nearly_whole` the differences are and how `nearly_alone`
+    the prompts stand. With fewer than FEWEST clusters Tango's alone.
+    """
     size = effective_size(differences, bootstrap)
-    won, lost = ((sign * differences > 0).mean(-1) * size for sign in (1, -1))
+    won, lost = (np.maximum(sign * differences, 0.0).mean(-1) * size for sign in (1, -1))
     ends = tango(won, lost, size, bootstrap.confidence)
-    return _no_shorter(ends, differences, bootstrap, bounds=(-1.0, 1.0), usual=0.0)
-
-
-def _no_shorter(
-    ends: Ends,
-    values: FloatArray,
-    bootstrap: Bootstrap,
-    *,
-    bounds: tuple[float, float],
-    usual: float | None,
-) -> Ends:
-    """With clusters enough the hull of `ends` and the interval of a mean; else `ends`."""
-    if not bootstrap.clustered or bootstrap.count < FEWEST:
+    if bootstrap.count < FEWEST:
         return ends
-    also = mean_ends(values, bootstrap, bounds=bounds, usual=usual)
-    return np.minimum(ends[0], also[0]), np.maximum(ends[1], also[1])
+    of_mean = mean_ends(differences, bootstrap, bounds=(-1.0, 1.0), usual=0.0)
+    whole, alone = nearly_whole(differences), nearly_alone(bootstrap)
+    low, high = (
+        whole * counted + (1 - whole) * mean for counted, mean in zip(ends, of_mean, strict=True)
+    )
+    low -= (1 - alone) * np.maximum(low - of_mean[0], 0.0)
+    high += (1 - alone) * np.maximum(of_mean[1] - high, 0.0)
+    return low, high
 
 
 def perplexity(nll: npt.ArrayLike, tokens: npt.ArrayLike, bootstrap: Bootstrap) -> Estimate:
@@ -187,7 +196,9 @@ def perplexity(nll: npt.ArrayLike, tokens: npt.ArrayLike, bootstrap: Bootstrap) 
     value = math.exp(float(losses.sum() / counts.sum()))
     if bootstrap.count < FEWEST:
         return Estimate(value, why_not=bootstrap.described)
-    return _of_losses(value, perplexity_ends(losses, counts, bootstrap), bootstrap)
+    if why_not := lopsided(bootstrap.by_cluster(counts), bootstrap):
+        return Estimate(value, why_not=why_not)
+    return _of_losses(value, perplexity_ends(losses, counts, bootstrap), bootstrap, least=1.0)
 
 
 def perplexity_ends(losses: FloatArray, tokens: FloatArray, bootstrap: Bootstrap) -> Ends:
@@ -196,24 +207,17 @@ def perplexity_ends(losses: FloatArray, tokens: FloatArray, bootstrap: Bootstrap
     Student's t on the logarithm of the mean loss, which heavy tails distort less, with the
     cluster-robust standard error of `spread_of`. The tail that a small sample did not see makes
     the observed mean and its error too small. So the upper end takes the error of a lognormal mean
-    (Cox's; Zhou & Gao 1997, Stat Med 16:783), its variance from the losses above the median alone,
-    where it is the larger; but at most 1 + 2.7 / sqrt(clusters) times the observed one. It is also
-    shifted as Johnson (1978, JASA 73:536) does for a skewed mean. Where a few losses of another
-    kind make the mean, Hall's interval (`_hull`) reaches further up, and its end is taken.
+    where it is the larger (`tail_factor`). It is also shifted as Johnson (1978, JASA 73:536) does
+    for a skewed mean. Where a few losses of another kind make the mean, Hall's interval (`_hull`)
+    reaches further up, and its end is taken.
     """
     sums, counts = bootstrap.by_cluster(losses), bootstrap.by_cluster(tokens)
     spread = spread_of(sums, counts)
-    number = sums.shape[-1]
     quantile = spread.half_width(bootstrap.confidence)
     tiny = np.finfo(np.float64).tiny
     mean = np.maximum(spread.value, tiny)
     error = np.sqrt(spread.variance) / mean
-    logs = np.log(np.maximum(sums / counts, tiny))
-    above = np.maximum(logs - np.median(logs, -1, keepdims=True), 0.0)
-    variance = 2 * (above**2).mean(-1) * number / (number - 1)
-    worth = 1 / (spread.shares**2).sum(-1)
-    lognormal = np.sqrt(variance / worth + variance**2 / (2 * np.maximum(worth - 1, 0.5)))
-    upper = np.clip(lognormal, error, (1 + 2.7 / math.sqrt(number)) * error)
+    upper = tail_factor(sums, counts, spread) * error
     shift = (1 + 2 * quantile**2) / 4 * upper**2
     _, skewed = _hull(
         spread, np.sqrt(spread.variance), spread.skewness, bootstrap.confidence, LOSSES_KNEE
@@ -222,6 +226,22 @@ def perplexity_ends(losses: FloatArray, tokens: FloatArray, bootstrap: Bootstrap
         low = np.exp(mean * np.exp(-quantile * error))
         high = np.exp(np.maximum(mean * np.exp(quantile * upper + shift), skewed))
     return low, high
+
+
+def tail_factor(sums: FloatArray, counts: FloatArray, spread: Spread) -> FloatArray:
+    """How many times the observed error of the mean of amounts (sum of `sums` over sum of `counts`,
+    [..., clusters], none negative) that of a lognormal mean is (Cox's; Zhou & Gao 1997, Stat Med
+    16:783), its variance from the amounts above the median alone: 1 to 1 + 2.7 / sqrt(clusters)."""
+    number, tiny = sums.shape[-1], np.finfo(np.float64).tiny
+    logs = np.log(np.maximum(sums / counts, tiny))
+    above = np.maximum(logs - np.median(logs, -1, keepdims=True), 0.0)
+    variance = 2 * (above**2).mean(-1) * number / (number - 1)
+    worth = 1 / (spread.shares**2).sum(-1)
+    lognormal = np.sqrt(variance / worth + variance**2 / (2 * np.maximum(worth - 1, 0.5)))
+    observed = np.sqrt(spread.variance) / np.maximum(spread.value, tiny)
+    factor = lognormal / np.maximum(observed, tiny)
+    found: FloatArray = np.clip(factor, 1.0, 1 + 2.7 / math.sqrt(number))
+    return found
 
 
 def perplexity_ratio(
@@ -236,17 +256,39 @@ def perplexity_ratio(
         return Estimate(value, why_not=bootstrap.described)
     if not gains.any():  # the same model: no doubt
         return Estimate(value, value, value)
+    if why_not := lopsided(bootstrap.by_cluster(counts), bootstrap):
+        return Estimate(value, why_not=why_not)
     return _of_losses(value, ratio_ends(gains, counts, bootstrap), bootstrap)
 
 
 def ratio_ends(gains: FloatArray, tokens: FloatArray, bootstrap: Bootstrap) -> Ends:
     """Interval of exp(sum of gains / sum of tokens), [..., prompts]; FEWEST clusters or more.
 
-    Student's t on the logarithm, cluster-robust, and as wide as its skewness asks (Hall 1992)."""
-    spread = spread_of(bootstrap.by_cluster(gains), bootstrap.by_cluster(tokens))
+    Student's t on the logarithm, cluster-robust, and as wide as its skewness asks (Hall 1992). A
+    tune gains much on the few prompts that the base finds hard: where nearly all prompts gain, the
+    tail of gains is as little seen as that of losses, and the interval reaches further that way
+    (`_reach`).
+    """
+    sums, counts = bootstrap.by_cluster(gains), bootstrap.by_cluster(tokens)
+    spread = spread_of(sums, counts)
     low, high = _hull(spread, np.sqrt(spread.variance), spread.skewness, bootstrap.confidence)
+    low = spread.value - _reach(-sums, counts) * (spread.value - low)
+    high = spread.value + _reach(sums, counts) * (high - spread.value)
     with np.errstate(over="ignore"):
         return np.exp(low), np.exp(high)
+
+
+def _reach(sums: FloatArray, counts: FloatArray) -> FloatArray:
+    """The `tail_factor` of changes upwards, as far as nearly all clusters rise; 1 where only half
+    of them do. A rise that is less than a tenth of a mean change hardly counts as one."""
+    tiny = np.finfo(np.float64).tiny
+    upwards = np.maximum(sums, 0.0)
+    typical = np.abs(sums).sum(-1, keepdims=True) / counts.sum(-1, keepdims=True)
+    notable = (upwards / counts / np.maximum(0.1 * typical, tiny)) ** 4
+    rising = (notable / (1 + notable)).mean(-1) ** 4
+    factor = tail_factor(upwards, counts, spread_of(upwards, counts))
+    found: FloatArray = 1 + rising * (factor - 1)
+    return found
 
 
 def unseen_share(count: int, confidence: float = 0.95) -> float:
@@ -305,17 +347,20 @@ def _estimate(value: float, ends: Ends) -> Estimate:
     return Estimate(value, min(low, value), max(high, value))
 
 
-def _of_losses(value: float, ends: Ends, bootstrap: Bootstrap) -> Estimate:
+def _of_losses(
+    value: float, ends: Ends, bootstrap: Bootstrap, *, least: float = math.inf
+) -> Estimate:
     """A figure of losses with its interval; none where the losses say nothing of their spread.
 
-    An end that is more than WIDEST times the value away is left out (but the lower one of a
-    perplexity, from 1 on), and only that one: samples with short intervals are more often those
-    that did not see the tail, and of whole intervals alone fewer would hold the truth.
+    An end that is more than WIDEST times the value away is left out (but a lower one that is
+    `least` or more, the least that the figure can be), and only that one: samples with short
+    intervals are more often those that did not see the tail, and of whole intervals alone fewer
+    would hold the truth.
     """
     low, high = (float(end) for end in ends)
     if high - low <= 1e-12 * value:
         return Estimate(value, why_not=f"no spread over {bootstrap.described}")
-    bottom = None if low < min(1.0, value / WIDEST) else min(low, value)
+    bottom = None if low < min(least, value / WIDEST) else min(low, value)
     top = None if not high <= value * WIDEST else max(high, value)
     if bottom is None or top is None:
         return Estimate(value, bottom, top, f"too large a spread over {bootstrap.described}")

@@ -89,8 +89,7 @@ def _test(
 ) -> PairTest:
     ours, theirs = scores[first], scores[second]
     difference = intervals.paired_difference(ours, theirs, bootstrap)
-    whole = intervals.is_binary(ours) and intervals.is_binary(theirs)
-    undoing = significance.undoing_of(bootstrap, whole=whole, comparisons=comparisons)
+    undoing = float(significance.undoing_of(ours - theirs, bootstrap, comparisons))
     shown = significance.direction(difference, p, bootstrap.confidence, undoing) != 0
     return PairTest(
         first=first,

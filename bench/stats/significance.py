@@ -13,12 +13,12 @@ from tuneserve.bench.stats.bootstrap import Bootstrap, Estimate, FloatArray, Int
 from tuneserve.bench.stats.intervals import (
     FEWEST,
     difference_ends,
-    is_binary,
     mean_spread,
     unseen_odds,
 )
 from tuneserve.bench.stats.proportions import Ends, falling_root, normal_quantile
 from tuneserve.bench.stats.robust import Spread, spread_of
+from tuneserve.bench.stats.wholeness import nearly_alone, nearly_whole, of_clusters
 
 POWER = 0.8
 _EXACT_CLUSTERS = 14  # up to so many, all 2^clusters sign assignments are gone through
@@ -46,9 +46,11 @@ def paired_p(net_wins: npt.ArrayLike, *, seed: int = 0, flips: int = 20_000) -> 
 
 
 def flip_p(net: FloatArray, *, seed: int = 0, flips: int = 20_000) -> FloatArray:
-    """The sign-flip test's p of scores, [..., clusters] to [...]."""
+    """The sign-flip test's p of scores, [..., clusters] to [...]; the same in whatever order they
+    stand, and with the models exchanged."""
     count = net.shape[-1]
     observed = np.abs(net.sum(-1)) * (1 - 1e-12)
+    net = np.sort(np.abs(net), axis=-1)  # random signs fall on the same sizes
     if count <= _EXACT_CLUSTERS:
         # Of each assignment and its opposite, which has the same absolute sum, only one.
         patterns = np.arange(1 << (count - 1))[:, None] >> np.arange(count) & 1
@@ -109,15 +111,18 @@ def direction(
     return int(low > undoing) - int(high < -undoing)
 
 
-def undoing_of(bootstrap: Bootstrap, *, whole: bool, comparisons: int = 1) -> float:
-    """The difference that kinds of prompts (or sources) that none of these shows could undo: where
-    their share (`unseen_share`) is q, the others make 1 - q of the true difference, and these take
-    q from it if the worse is right there and the better fails. One of so many `comparisons`, each
-    of which may have its own. Nothing for answers right or wrong (`whole`), each prompt alone:
-    there interval and test count with what was not seen."""
-    if whole and not bootstrap.clustered:
-        return 0.0
-    return unseen_odds(bootstrap.count, 1 - (1 - bootstrap.confidence) / comparisons)
+def undoing_of(differences: FloatArray, bootstrap: Bootstrap, comparisons: int = 1) -> FloatArray:
+    """The difference that kinds of prompts (or sources) that none of these shows could undo, beyond
+    what test and interval count with; `differences` are [..., prompts].
+
+    Where their share (`unseen_share`) is q, the others make 1 - q of the true difference, and these
+    take q from it if the worse is right there and the better fails. One of so many `comparisons`,
+    each of which may have its own. Test and interval count with kinds not seen that differ as much
+    as those seen: so much less of it counts (`of_clusters`), nothing for answers right or wrong,
+    each prompt alone.
+    """
+    odds = unseen_odds(bootstrap.count, 1 - (1 - bootstrap.confidence) / comparisons)
+    return (1 - of_clusters(differences, bootstrap) ** 2) * odds
 
 
 def smallest_detectable(
@@ -133,18 +138,21 @@ def smallest_detectable(
 
     Right or wrong, each prompt alone: from the exact power of McNemar's test; otherwise
     `detectable_mean`, which with few clusters is on the safe side; there the interval has to leave
-    out what could undo a gain (`undoing_of`) too.
+    out what could undo a gain (`undoing_of`) too. Between them both count, as in the interval.
     """
     differences = np.subtract(tuned, base, dtype=np.float64)
     if not can_show(bootstrap, level):
         return None
-    whole = is_binary(tuned) and is_binary(base)
-    if whole and not bootstrap.clustered:
-        found = detectable_pairs(float((differences**2).mean()), len(differences), level)
-    else:
-        ends = difference_ends(differences, bootstrap, whole=whole)
-        undoing = undoing_of(bootstrap, whole=whole, comparisons=comparisons)
-        found = float(detectable_mean(differences, ends, bootstrap, level, undoing))
+    counts = float(nearly_whole(differences)) * nearly_alone(bootstrap)
+    found = 0.0
+    if counts > 0:
+        share = float((differences**2).mean())
+        found += counts * detectable_pairs(share, len(differences), level)
+    if counts < 1:
+        ends = difference_ends(differences, bootstrap)
+        undoing = undoing_of(differences, bootstrap, comparisons)
+        of_mean = detectable_mean(differences, ends, bootstrap, level, undoing)
+        found += (1 - counts) * float(of_mean)
     return found if found < 1 else None
 
 
@@ -154,7 +162,11 @@ def can_show(bootstrap: Bootstrap, level: float) -> bool:
 
 
 def detectable_mean(
-    differences: FloatArray, ends: Ends, bootstrap: Bootstrap, level: float, undoing: float = 0.0
+    differences: FloatArray,
+    ends: Ends,
+    bootstrap: Bootstrap,
+    level: float,
+    undoing: npt.ArrayLike = 0.0,
 ) -> FloatArray:
     """The smallest detectable mean difference of scores, [..., prompts] to [...]; `ends`: the
     interval, which has to leave out zero and what could undo the difference too, and may be longer
@@ -164,7 +176,7 @@ def detectable_mean(
     towards_zero = np.where(value >= 0, value - ends[0], ends[1] - value)
     given = towards_zero / spread.half_width(bootstrap.confidence)
     error = np.maximum(np.sqrt(variance), given)
-    by_interval = undoing + _needed(spread, 1 - bootstrap.confidence) * error
+    by_interval = np.asarray(undoing) + _needed(spread, 1 - bootstrap.confidence) * error
     return np.maximum(_needed(spread, level) * error, by_interval)
 
 

@@ -13,6 +13,7 @@ from tuneserve.bench.compare.analysis import (
     compare_gap,
     compare_groups,
     compare_perplexity,
+    compare_scores,
     count_pairs,
     decide,
     judge,
@@ -25,7 +26,8 @@ from tuneserve.bench.compare.forgetting import (
     judge_forgetting,
 )
 from tuneserve.bench.compare.pairs import FAILED, Answer, Pair, Response
-from tuneserve.bench.stats.bootstrap import Bootstrap
+from tuneserve.bench.compare.results import AccuracyComparison
+from tuneserve.bench.stats.bootstrap import Bootstrap, FloatArray
 from tuneserve.bench.stats.gaps import compare_gaps
 from tuneserve.bench.tasks.tasks import Task
 from tuneserve.chat.examples import Example
@@ -411,6 +413,23 @@ def test_why_a_small_p_shows_nothing_is_told() -> None:
     )
 
 
+@pytest.mark.parametrize("back", [False, True])
+def test_why_an_interval_off_zero_shows_nothing_is_told(back: bool) -> None:
+    won, lost = (0, 5) if back else (5, 0)
+    accuracy = compare_accuracy(pairs(won, lost, 10, 5), SETTINGS)
+    assert accuracy.p == pytest.approx(0.0625)
+    low, high = accuracy.difference.low, accuracy.difference.high
+    assert low is not None
+    assert high is not None
+    assert low > 0 or high < 0
+    verdict = judge(accuracy, 0.95)
+    assert verdict.outcome == "no difference shown"
+    assert (
+        "The interval alone would show one, but the test’s p is not below 0.05, and both have to "
+        "agree. A true difference of"
+    ) in verdict.sentence
+
+
 def test_with_five_sources_nothing_can_be_shown_and_that_is_said() -> None:
     asked = pairs(90, 0, 10, 0, per_source=20)
     verdict = judge(compare_accuracy(asked, SETTINGS), 0.95)
@@ -486,11 +505,11 @@ def test_what_any_contender_did_not_answer_stands_in_the_ranking() -> None:
     ranking = rank_contenders(asked, SETTINGS)
     assert ranking is not None
     assert ranking.cautions == [
-        "75.0 % of endpoint's and at most 0.0 % of any other's answers were missing: their "
+        "75.0 % of endpoint's and none of any other's answers were missing: their "
         "prompts got none, and count as wrong.",
-        "10.0 % of long's and at most 0.0 % of any other's answers were cut at max_tokens "
+        "10.0 % of long's and none of any other's answers were cut at max_tokens "
         f"{SETTINGS.max_tokens}.",
-        "100.0 % of mute's and at most 0.0 % of any other's answers were empty.",
+        "100.0 % of mute's and none of any other's answers were empty.",
     ]
     assert all(f"Caution: {each}" in ranking.sentence for each in ranking.cautions)
     plain = [replace(pair, others={"endpoint": pair.tuned}) for pair in pairs(4, 4, 30, 2)]
@@ -521,8 +540,11 @@ def test_a_graded_difference_is_shown_beyond_what_prompts_not_seen_could_undo() 
     assert few.p < 0.001
     assert few.difference.low is not None
     assert few.difference.low > 0
-    assert few.undoing == pytest.approx(0.05 ** (-1 / 20) - 1)
-    assert few.unseen == pytest.approx(0.139, abs=1e-3)
+    # All of it, but for what gains as small as those seen (0.14 whole ones by `wholeness`) make.
+    sizes = [0.05, 0.07, 0.03, 0.06] * 5
+    whole = (sum(size**2 for size in sizes) + 0.1) / (sum(sizes) + 0.1)
+    assert few.undoing == pytest.approx((1 - whole**2) * (0.05 ** (-1 / 20) - 1))
+    assert few.unseen == pytest.approx(0.137, abs=1e-3)
     verdict = judge(few, 0.95)
     assert verdict.outcome == "no difference shown"
     assert (
@@ -550,17 +572,80 @@ def test_a_ranking_shows_no_difference_that_could_be_undone() -> None:
         (test,) = [t for t in ranking.tests if {t.first, t.second} == {"base", "tuned"}]
         assert test.adjusted_p < 0.001
         assert test.shown == shown
-        assert test.why_not == ("" if shown else "22.7 points could be undone by kinds not seen")
+        assert test.why_not == ("" if shown else "22.3 points could be undone by kinds not seen")
 
 
 def test_right_or_wrong_counts_with_what_was_not_seen_by_itself() -> None:
-    """But not where prompts share sources: a kind of sources may be missing."""
+    """But not where prompts share sources that gain a little each: one may lose all."""
     assert compare_accuracy(pairs(4, 4, 30, 2), SETTINGS).undoing == 0.0
-    together = compare_accuracy(pairs(8, 0, 40, 40, per_source=4), SETTINGS)
-    assert together.unseen == pytest.approx(1 - 0.05 ** (1 / 22))
-    # Each of several comparisons may have kinds of its own.
-    of_three = compare_accuracy(pairs(8, 0, 40, 40, per_source=4), SETTINGS, 3)
-    assert of_three.unseen == pytest.approx(1 - (0.05 / 3) ** (1 / 22))
+    # Sources that win or lose as a whole are like prompts that do.
+    whole = compare_accuracy(pairs(8, 0, 40, 40, per_source=4), SETTINGS)
+    assert whole.clusters == 22
+    assert whole.undoing == 0.0
+    sources = Bootstrap(np.repeat(np.arange(22), 4))
+    little = np.tile([1.0, 0.0, 0.0, 0.0], 22)  # of each source a quarter
+    for comparisons in (1, 3):  # each of several comparisons may have kinds of its own
+        found = compare_scores(little, np.zeros(88), sources, comparisons)
+        odds = (0.05 / comparisons) ** (-1 / 22) - 1
+        seen = (22 / 16 + 0.1) / (22 / 4 + 0.1)
+        assert found.undoing == pytest.approx((1 - seen**2) * odds)
+
+
+WHOLE = [(20, 8, 0), (30, 9, 1), (50, 12, 2), (100, 18, 4)]
+
+
+def some_won(prompts: int, won: int, lost: int) -> tuple[FloatArray, FloatArray]:
+    """Tuned and base scores, right or wrong; the last prompts are wrong for both."""
+    tuned, base = np.zeros(prompts), np.zeros(prompts)
+    tuned[:won] = 1.0
+    base[won : won + lost] = 1.0
+    return tuned, base
+
+
+def near(one: AccuracyComparison, other: AccuracyComparison, within: float) -> None:
+    """Both better, with ends and smallest detectable difference as good as the same."""
+    for found in (one, other):
+        assert decide(found, found.p, 0.95) == "better"
+    assert one.smallest_detectable == pytest.approx(other.smallest_detectable, abs=within)
+    assert one.difference.low == pytest.approx(other.difference.low, abs=within)
+    assert one.difference.high == pytest.approx(other.difference.high, abs=within)
+
+
+@pytest.mark.parametrize(("prompts", "won", "lost"), WHOLE)
+@pytest.mark.parametrize(("place", "score"), [(-1, 0.01), (0, 0.99)])
+def test_one_part_of_a_point_changes_nothing(
+    prompts: int, won: int, lost: int, place: int, score: float
+) -> None:
+    tuned, base = some_won(prompts, won, lost)
+    alone = Bootstrap(np.arange(prompts))
+    whole = compare_scores(tuned, base, alone)
+    tuned[place] = score
+    near(compare_scores(tuned, base, alone), whole, 0.003)
+
+
+@pytest.mark.parametrize(("prompts", "won", "lost"), WHOLE)
+def test_one_shared_source_changes_little(prompts: int, won: int, lost: int) -> None:
+    tuned, base = some_won(prompts, won, lost)
+    shared = np.arange(prompts)
+    shared[-1] -= 1
+    one = compare_scores(tuned, base, Bootstrap(shared))
+    near(one, compare_scores(tuned, base, Bootstrap(np.arange(prompts))), 0.03)
+
+
+@pytest.mark.parametrize("step", [0.01, 0.1, 0.3, 1.0])
+def test_a_better_data_set_gets_no_worse_verdict(step: float) -> None:
+    generator = np.random.default_rng(6)
+    for _ in range(25):
+        count = int(generator.integers(10, 60))
+        base = np.where(generator.random(count) < 0.4, 1.0, 0.0)
+        tuned = np.where(generator.random(count) < 0.4, 1.0, base)
+        alone = Bootstrap(np.arange(count))
+        found = compare_scores(tuned, base, alone)
+        raised = tuned.copy()
+        raised[np.flatnonzero(tuned < 1)[-1:]] = step
+        higher = compare_scores(raised, base, alone)
+        if decide(found, found.p, 0.95) == "better":
+            assert decide(higher, higher.p, 0.95) == "better"
 
 
 def test_small_groups_are_left_out_of_the_gap_and_named() -> None:

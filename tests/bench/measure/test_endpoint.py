@@ -173,6 +173,17 @@ def test_an_endpoint_that_drips_or_never_ends_is_given_up(
     assert "longer than" in found["much"]["failed"]
 
 
+def test_errors_until_the_time_is_over_are_told(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoint, "RETRIES", 8)
+    found = ask(peer, "one", "status 500", endpoint_timeout=1.0)
+    assert found["one"]["text"] == "ONE"
+    said = "Request timed out: no whole answer in 1 s, after error 500"
+    assert found["status 500"]["failed"] == said
+    assert sum(body["messages"][-1]["content"] == "status 500" for body in peer.bodies) > 1
+
+
 def test_a_prompt_that_is_forbidden_fails_alone(peer: Peer) -> None:
     """A content filter answers 403, or 404, as a key or a path that is wrong does."""
     found = ask(peer, "forbidden", "one", "gone", "two")

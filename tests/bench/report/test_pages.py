@@ -327,6 +327,10 @@ def test_gates_fail_below_their_least_value(report: Report, tmp_path: Path) -> N
         f"accuracy {accuracy:.4g} is below 0.9",
         f"general {report.tasks[0].accuracy.tuned.value:.4g} is below 1",
     ]
+    tuned = replace(report.accuracy.tuned, value=0.775281)
+    near = replace(report, accuracy=replace(report.accuracy, tuned=tuned))
+    (least,) = read_gates(BenchSettings(fail_below=("accuracy=0.7753",)))
+    assert failed_gates(near, [least]) == ["accuracy 0.77528 is below 0.7753"]
     write_junit(tmp_path / "junit.xml", replace(report, run="x\x00<&>"), gates)
     suite = ElementTree.parse(tmp_path / "junit.xml").getroot()[0]
     assert suite.get("name") == "tuneserve bench x\ufffd<&>"

@@ -7,6 +7,8 @@ import math
 
 import numpy as np
 import pytest
+import recomputed
+from bench_mixtures import MIXTURES, SKEWED
 from bench_simulation import DRAWS, Design, find
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -64,6 +66,16 @@ def test_paired_p_of_scores_is_scipys_permutation_test() -> None:
     assert 0.005 < theirs < 0.5
     assert ours == pytest.approx(theirs, abs=0.012)
     assert significance.paired_p(np.zeros(5)) == 1.0
+
+
+def test_paired_p_knows_no_order_and_no_side() -> None:
+    generator = np.random.default_rng(8)
+    net = generator.normal(0.2, 1.0, size=60)
+    p = significance.paired_p(net)
+    assert 0.001 < p < 0.5
+    for _ in range(5):
+        assert significance.paired_p(generator.permutation(net)) == p
+    assert significance.paired_p(-net) == p
 
 
 def test_graded_scores_get_a_t_interval() -> None:
@@ -198,9 +210,8 @@ def test_smallest_detectable_of_scores_is_that_of_the_t_test() -> None:
     )
     error = differences.std(ddof=1) / 10
     expected = (stats.t.ppf(0.975, 99) + stats.t.ppf(0.8, 99)) * error + 0.05 ** (-1 / 100) - 1
-    # A little more for the differences that were not seen: those seen are small.
+    # A little more for the differences not seen, a little less for the size of those seen.
     assert found == pytest.approx(expected, rel=0.02)
-    assert found >= expected
 
 
 @pytest.mark.parametrize("level", [0.05, 0.05 / 2, 0.05 / 6])
@@ -322,6 +333,35 @@ def test_losses_without_a_spread_that_can_be_told_give_no_interval(
     assert (found.high, found.why_not) == (None, why)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "share"),
+    [([100, 4], 96), ([100, 4, 4], 93), ([10, 100], 91), ([100, 4, 4, 4], 89)],
+)
+def test_few_sources_of_which_one_has_nearly_all_get_no_interval(
+    sizes: list[int], share: int
+) -> None:
+    """Held 88 to 92 times in 100 by intervals as of sources of one size."""
+    bootstrap = Bootstrap(np.repeat(np.arange(len(sizes)), sizes))
+    ones, right = np.ones(sum(sizes)), (np.arange(sum(sizes)) % 3 == 0).astype(np.float64)
+    found = [
+        intervals.accuracy(right, bootstrap),
+        intervals.paired_difference(right, ones, bootstrap),
+    ]
+    if len(sizes) >= intervals.FEWEST:
+        found.append(intervals.perplexity(right + 1, ones, bootstrap))
+        found.append(intervals.perplexity_ratio(right, 1.1 * ones, ones, bootstrap))
+    for estimate in found:
+        assert (estimate.low, estimate.high) == (None, None)
+        assert estimate.why_not == f"{len(sizes)} sources, one of which has {share} % of all"
+
+
+@pytest.mark.parametrize("sizes", [[100, 20], [60, 30, 20], [50, 1, 1, 1, 1], [20]])
+def test_other_sources_get_one(sizes: list[int]) -> None:
+    bootstrap = Bootstrap(np.repeat(np.arange(len(sizes)), sizes))
+    right = (np.arange(sum(sizes)) % 3 == 0).astype(np.float64)
+    assert intervals.accuracy(right, bootstrap).low is not None
+
+
 @pytest.mark.parametrize("trials", [1, 10, 50, 500])
 def test_proportions_cover_their_share(trials: int) -> None:
     """Exact coverage: never below 92.5 %, where Wilson's interval falls to 84 %."""
@@ -364,6 +404,38 @@ def test_intervals_cover_the_truth(name: str) -> None:
             assert found.called <= 0.05 + 4 * math.sqrt(0.05 * 0.95 / 200)
 
 
+@pytest.mark.parametrize("name", SKEWED)
+def test_gains_that_few_prompts_have_much_of_are_held(name: str) -> None:
+    """Of 20 prompts 89 to 92 in 100 without the further reach; 93.3 to 95.3 with it (2,000 draws
+    are known to 0.6 points)."""
+    found = find(Design(name, prompts=20), benchmarks=2000, kinds=MIXTURES)
+    assert found.covered >= 0.92, found
+
+
+def test_changes_both_ways_reach_hardly_further() -> None:
+    generator = np.random.default_rng(3)
+    gains, tokens = 0.3 * generator.normal(size=(500, 50)), np.ones((500, 50))
+    low, high = intervals.ratio_ends(gains, tokens, Bootstrap(np.arange(50)))
+    spread = spread_of(gains, tokens)
+    plain = 2 * spread.half_width(0.95) * np.sqrt(spread.variance)
+    assert float(np.median(np.log(high / low) / plain)) < 1.04
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_one_sided_ratio_is_recomputed(sign: int) -> None:
+    generator = np.random.default_rng(0)
+    tokens = generator.integers(1, 30, 25).astype(np.float64)
+    gains = sign * tokens * generator.lognormal(-1, 1, 25)
+    found = intervals.perplexity_ratio(gains, np.zeros(25), tokens, Bootstrap(np.arange(25)))
+    again = recomputed.ratio(gains.tolist(), tokens.tolist(), [1.0] * 25)
+    assert (found.low, found.high) == pytest.approx((again.low, again.high), rel=1e-9)
+    value, error, freedom, skewness = recomputed.robust(gains.tolist(), tokens.tolist())
+    ends = recomputed.around(25, value, error, freedom, skewness)
+    known = [end for end in (found.low, found.high) if end is not None]
+    reached = [abs(math.log(end) - value) for end in known]
+    assert max(reached) > 1.05 * max(abs(end - value) for end in ends)
+
+
 def test_small_differences_everywhere_do_not_hide_large_ones() -> None:
     """3 % of prompts lose everything, the others gain 1 to 3 points: 20 prompts rarely show one."""
     generator = np.random.default_rng(5)
@@ -389,7 +461,7 @@ def test_as_many_as_would_exclude_a_loss_do(whole: bool, margin: float) -> None:
 
     def lowest(drawn: FloatArray) -> FloatArray:
         bootstrap = Bootstrap(np.arange(drawn.shape[-1]))
-        return intervals.difference_ends(drawn, bootstrap, whole=whole)[0]
+        return intervals.difference_ends(drawn, bootstrap)[0]
 
     pilot = draw(50, 100)
     said = [
@@ -444,6 +516,14 @@ def test_an_end_that_says_nothing_is_left_out() -> None:
     assert (falls.low, falls.high) == (None, None)
     assert number_interval(falls) == "no interval: too large a spread over 10 prompts"
     assert number_interval(Estimate(0.1, None, 0.9, "x")) == "at most 0.9000; no lower end: x"
+    for sign in (1, -1):  # of a ratio both ends, whichever model is named first
+        changes = sign * np.array([8.0, 0.4] * 5)
+        low, high = intervals.ratio_ends(changes, np.ones(10), bootstrap)
+        assert max(float(low), float(1 / high)) > 1  # the near end is where a perplexity may be
+        steep = intervals.perplexity_ratio(changes, np.zeros(10), ones, bootstrap)
+        assert (steep.low, steep.high) == (None, None)
+        again = recomputed.ratio(changes.tolist(), [1.0] * 10, [1.0] * 10)
+        assert (again.low, again.high) == (None, None)
     even = intervals.perplexity([0.5, 0.7, 0.6] * 4, [1] * 12, Bootstrap(np.arange(12)))
     assert even.low is not None
     assert even.high is not None
@@ -458,7 +538,7 @@ def test_a_little_more_of_a_few_scores_moves_no_end_by_much(count: int) -> None:
     for few in range(1, count // 5 + 1):
         differences = np.tile(0.5 + noise, (len(falls), 1))
         differences[:, :few] = falls[:, None]
-        low, high = intervals.difference_ends(differences, Bootstrap(np.arange(count)), whole=False)
+        low, high = intervals.difference_ends(differences, Bootstrap(np.arange(count)))
         assert np.abs(np.diff(low)).max() < 0.02
         assert np.abs(np.diff(high)).max() < 0.02
 
@@ -466,7 +546,7 @@ def test_a_little_more_of_a_few_scores_moves_no_end_by_much(count: int) -> None:
 def test_what_most_gain_is_seen_beside_what_few_lose() -> None:
     differences = 0.5 + np.random.default_rng(1).normal(0, 0.05, 50)
     differences[:4] = -0.9
-    low, high = intervals.difference_ends(differences, Bootstrap(np.arange(50)), whole=False)
+    low, high = intervals.difference_ends(differences, Bootstrap(np.arange(50)))
     assert 0.15 < low < 0.3
     assert 0.45 < high < 0.55
 
