@@ -23,6 +23,7 @@ from tuneserve.convert.resources import check_disk
 from tuneserve.convert.result import ConvertResult
 from tuneserve.convert.stage import convert
 from tuneserve.convert.verify import VerificationError
+from tuneserve.convert.verify.origin import ORIGIN_CONTRACT
 from tuneserve.errors import OutputExistsError, TuneserveError, UsageError
 from tuneserve.files import OURS, sha256_file
 from tuneserve.finetune.training.result import TrainedBase, TrainOutput
@@ -128,7 +129,7 @@ def test_merges_into_another_base_and_writes_the_checkpoint(
     result = convert(run, settings, force=True)
     assert result.merged_into.to_json() == {"path": str(trained.base), "weights": "F32"}
     contracts = {check.contract for check in result.verification}
-    assert {"checkpoint as merged", "F16 written as merged"} <= contracts
+    assert {"checkpoint as merged", "F16 written as merged", ORIGIN_CONTRACT} <= contracts
     config = json.loads((run.root / "merged" / "config.json").read_text())
     assert "quantization_config" not in config
     assert (run.root / "merged" / "model.safetensors").is_file()
