@@ -11,6 +11,7 @@ from tuneserve.console import say
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.quantization import AUTO
 from tuneserve.convert.merge.adapter import Adapter
+from tuneserve.convert.merge.adapter_config import check_scale_as_trained
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.convert.merge.four_bit import FourBitTensor
 from tuneserve.convert.merge.merge_base import check_merge_base, tell_other_config
@@ -88,11 +89,13 @@ class Plan:
         return Origin(copy, self.settings.min_gain_kept)
 
     def check_as_trained(self) -> None:
-        """Raise TuneserveError if adapter, splits or base have changed since the training."""
+        """Raise TuneserveError if adapter, splits or base have changed since the training, or the
+        adapter has another scale than run.json's settings."""
         trained = self.run.require_stage("train", TrainOutput)
         # Another base to merge into is another one on purpose.
         base = None if self.settings.merge_base else self.base_checkpoint
         check_trained_files(self.run, trained, base)
+        check_scale_as_trained(self.run.adapter, self.run.saved_settings().get("train", {}))
 
     def tell_other_base(self) -> None:
         """Say so where nothing can compare the configuration of the base that is merged into."""

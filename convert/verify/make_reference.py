@@ -25,6 +25,7 @@ from tuneserve.convert.verify.recorded import TrainedLosses, check_recorded, rea
 from tuneserve.convert.verify.vocabulary import TrainerTokenizer
 from tuneserve.convert.verify.weights import Weights
 from tuneserve.errors import TuneserveError
+from tuneserve.finetune.training.recorded import FILE
 
 LOGIT_EXAMPLES = 8
 LONGEST = 256
@@ -63,6 +64,11 @@ def make_reference(
         known = read_recorded(
             recorded.folder, longest=max(map(len, sequences)), most=1 + len(sequences) // 2
         )
+        if known is None:
+            say(
+                f"note: no loss was recorded in {recorded.folder / FILE} to compare with: what is "
+                "verified is that the files do what the adapter does now"
+            )
     trained = [item.ids for item in known.examples] if known else []
     entire = [*sequences, *trained]
     say("verify: the trainer's logits (base, adapter on base, merged)")
