@@ -42,6 +42,7 @@ SHAPES: dict[str, tuple[int, ...]] = {
     "model.layers.0.mlp.gate_proj.weight": (64, 32), "model.layers.0.mlp.up_proj.weight": (64, 32),
     "model.layers.0.mlp.down_proj.weight": (32, 64),
 }  # fmt: skip
+QUERIES = "model.layers.0.self_attn.q_proj"
 Change = Callable[[Path], None]
 
 
@@ -209,6 +210,17 @@ REFUSED: dict[str, tuple[Change, str]] = {
             "rope_theta": 10000.0, "attention_factor": 1.7,
         }), "llama.cpp = transformers: F32, 1 of 1 layers: KL divergence",
     ),
+    "a bias that config.json does not speak of": (
+        lambda base: _write_weights(base, {**SHAPES, f"{QUERIES}.bias": (32,)}),
+        r"biases: model\.layers\.0\.self_attn\.q_proj\.bias in the weights, which .* "
+        r"\(attention_bias = true\)"),
+    "biases that the weights have not": (
+        config(attention_bias=True, mlp_bias=True),
+        r"biases: config\.json asks for model\.layers\.0\.mlp\.down_proj\.bias, .* \(\+4\), which "
+        r".*\(attention_bias = false, mlp_bias = false\)"),
+    "a whole number for a fraction": (
+        config(rms_norm_eps=0),
+        r"configuration: transformers does not take .*rms_norm_eps.* got int .* written 0\.0"),
 }  # fmt: skip
 
 
