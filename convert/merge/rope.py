@@ -139,13 +139,13 @@ def _yarn_attention(given: Mapping[str, Any], factor: float) -> float:
 
 def _same_llama3(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
     """Several parameters give the same factors: an imported GGUF has the factors alone."""
-    factors = [
+    mine, others = (
         llama3_factors(
             common.rope_scaling(config), common.rope_theta(config), common.head_size(config)
         )
         for config in (ours, theirs)
-    ]
-    return len(factors[0]) == len(factors[1]) and np.allclose(*factors, rtol=1e-4)
+    )
+    return len(mine) == len(others) and np.allclose(mine, others, rtol=1e-4)
 
 
 def same_value(one: Any, other: Any) -> bool:

@@ -23,6 +23,7 @@ from tuneserve.convert.route import require_own_architecture
 from tuneserve.errors import UsageError
 from tuneserve.files import write_json
 from tuneserve.findings import Finding
+from tuneserve.finetune.runtime.model import check_loadable
 from tuneserve.gguf.reader import GGUFFile
 from tuneserve.safetensors import SafetensorsWriter, TensorSpec, checkpoint_tensors
 from tuneserve.settings import Recipe
@@ -237,6 +238,18 @@ def test_what_can_not_be_converted_is_refused_before_training(
     shown = refusals(check(base, tmp_path))
     assert re.search(words, shown), shown
     assert "/tmp/tuneserve-" not in shown  # no place that the user does not know
+
+
+def test_a_training_says_too_what_transformers_does_not_take(
+    small_base: Path, tmp_path: Path
+) -> None:
+    """Where its check is left out."""
+    base = tmp_path / "base"
+    shutil.copytree(small_base, base)
+    check_loadable(base)
+    config(rms_norm_eps=0)(base)
+    with pytest.raises(UsageError, match=r"can't load this base: .*expected float, got int"):
+        check_loadable(base)
 
 
 def test_what_can_be_converted_is_not_refused(small_base: Path, tmp_path: Path) -> None:
