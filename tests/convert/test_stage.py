@@ -65,6 +65,7 @@ def test_makes_verified_files_and_remembers_how(run: RunDirectory) -> None:
     assert system_prompt_of(GGUFFile(run.tuned_gguf("Q8_0"))) == "Be brief."
     assert system_prompt_of(GGUFFile(run.base_gguf("Q8_0"))) == ""
     assert "\n## System prompt\n" in (run.gguf / "README.md").read_text()
+    assert "- Base: tiny (a folder, `" in (run.gguf / "README.md").read_text()
     assert "\n    Be brief.\n" in (run.gguf / "README.md").read_text()
     assert 'SYSTEM """Be brief."""\n' in (run.gguf / "Modelfile").read_text()
 
