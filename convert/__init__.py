@@ -7,5 +7,5 @@ the type of each tensor; writer.py: the file, quantized in one pass), quantize.p
 progress), verify/ (the checks that the result is the model that was trained), keep_gain.py and
 repair.py (what is done where quantization rounds the tune away; grid.py tells before training).
 Beside them: adapter_only.py and gguf/lora.py (the adapter as a GGUF), merge/writer.py (the merged
-Hugging Face checkpoint), imatrix/, resources.py (memory and disk) and model_card.py.
+Hugging Face checkpoint), imatrix/, resources.py (memory and disk), model_card.py and ollama.py.
 """

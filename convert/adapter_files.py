@@ -22,14 +22,9 @@ from tuneserve.convert.slabs import one_blas_thread
 from tuneserve.convert.verify.gain import check_gain
 from tuneserve.convert.verify.generation import check_ending
 from tuneserve.convert.verify.logits import file_logits
+from tuneserve.convert.verify.make_reference import LONGEST, make_reference
 from tuneserve.convert.verify.measured import Measured
-from tuneserve.convert.verify.verify import (
-    LONGEST,
-    TOKEN_EXAMPLES,
-    check_near,
-    make_reference,
-    vocabulary_checks,
-)
+from tuneserve.convert.verify.verify import TOKEN_EXAMPLES, check_near, vocabulary_checks
 from tuneserve.convert.verify.vocabulary import TrainerTokenizer
 from tuneserve.divergence import divergence
 from tuneserve.finetune.training.result import TrainOutput
@@ -90,7 +85,7 @@ def check_adapter(
         f"KL divergence from the trained model {lost:.2e} with it, {without:.2e} without",
         {"kld_with": lost, "kld_without": without},
     )  # fmt: skip
-    checks += reference.loss_as_trained
+    checks += reference.as_trained
     kept = check_gain(gain, [], plan.settings.min_gain_kept)
     ending, sample = check_ending(
         base, reference.chosen, reference.adapted, longest=LONGEST, threads=threads, lora=lora

@@ -11,7 +11,9 @@ from tuneserve.console import say
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.quantization import AUTO
 from tuneserve.convert.merge.adapter import Adapter
+from tuneserve.convert.merge.adapter_config import check_scale_as_trained
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
+from tuneserve.convert.merge.four_bit import FourBitTensor
 from tuneserve.convert.merge.merge_base import check_merge_base, tell_other_config
 from tuneserve.convert.merge.same_weights import Tokens, check_same_weights
 from tuneserve.convert.merge.writer import check_writable, checkpoint_bytes
@@ -21,7 +23,7 @@ from tuneserve.convert.resources import check_disk, check_memory, uses_imatrix, 
 from tuneserve.convert.result import ConvertInputs
 from tuneserve.convert.route import check_quantization, require_own_architecture
 from tuneserve.convert.verify.logits import PROBE_BYTES
-from tuneserve.convert.verify.recorded import TrainedLosses
+from tuneserve.convert.verify.recorded import Origin, TrainedLosses
 from tuneserve.convert.verify.verify import TOKEN_EXAMPLES
 from tuneserve.errors import UsageError
 from tuneserve.files import sha256_file
@@ -64,14 +66,36 @@ class Plan:
     @property
     def recorded(self) -> TrainedLosses:
         """The losses that training recorded, which the merged weights must have."""
-        return TrainedLosses(self.run.data, other_base=bool(self.settings.merge_base))
+        other = bool(self.settings.merge_base)
+        return TrainedLosses(self.run.data, other, self._origin() if other else None)
+
+    @property
+    def trained_checkpoint(self) -> Path:
+        """The directory of the base that was trained on, which may be gone."""
+        return Path(self.run.require_stage("train", TrainOutput).base.path)
+
+    def _origin(self) -> Origin | None:
+        """The 4-bit base whose origin is merged into: `checked_models` has refused another one.
+        None if training had no such base, or it can't be read any more."""
+        copy = self.trained_checkpoint
+        if copy == self.base_checkpoint:
+            return None
+        try:
+            stored = MergedCheckpoint(copy).stored
+        except UsageError:
+            return None  # `checked_models` has said so
+        if not any(isinstance(tensor, FourBitTensor) for tensor in stored.values()):
+            return None
+        return Origin(copy, self.settings.min_gain_kept)
 
     def check_as_trained(self) -> None:
-        """Raise TuneserveError if adapter, splits or base have changed since the training."""
+        """Raise TuneserveError if adapter, splits or base have changed since the training, or the
+        adapter has another scale than run.json's settings."""
         trained = self.run.require_stage("train", TrainOutput)
         # Another base to merge into is another one on purpose.
         base = None if self.settings.merge_base else self.base_checkpoint
         check_trained_files(self.run, trained, base)
+        check_scale_as_trained(self.run.adapter, self.run.saved_settings().get("train", {}))
 
     def tell_other_base(self) -> None:
         """Say so where nothing can compare the configuration of the base that is merged into."""

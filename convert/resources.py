@@ -13,7 +13,7 @@ from tuneserve.convert.gguf.quantization import AUTO, choose_types
 from tuneserve.convert.gguf.writer import encoded_size
 from tuneserve.convert.mixture.limit import size_limit
 from tuneserve.convert.slabs import SLAB_VALUES
-from tuneserve.convert.verify.verify import LOGIT_BYTES
+from tuneserve.convert.verify.make_reference import LOGIT_BYTES
 from tuneserve.durable import make_folder
 from tuneserve.errors import TuneserveError
 from tuneserve.gguf.architectures import ARCHITECTURES

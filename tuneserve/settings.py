@@ -472,8 +472,9 @@ class ConvertSettings(Section):
         0.9,
         ge=0.0,
         le=1.0,
-        description="Refuse the result if the quantized GGUF keeps less than this share of what "
-        "the tune gained in log-likelihood of held-out answers; 0 = keep any.",
+        description="Refuse the result if the quantized GGUF, or with a merge_base the merged "
+        "weights, keep less than this share of what the tune gained in log-likelihood of held-out "
+        "answers; 0 = keep any.",
     )
     keep_gain: bool = Field(
         True,

@@ -21,17 +21,18 @@ SUMS = "SHA256SUMS"
 class HandedFile:
     """A file and its name for the receiver. `sha256` is run.json's, None for one that is
     written beside the GGUFs and may be another (the card, the Modelfile, the importance matrix);
-    `edited`: it is not as the conversion wrote it."""
+    `edited`: it is not as the conversion wrote it; `content`: what is sent in its place."""
 
     path: Path
     name: str
     sha256: str | None = None
     edited: bool = False
+    content: bytes | None = None
 
     @property
     def size(self) -> int:
         """Bytes."""
-        return self.path.stat().st_size
+        return self.path.stat().st_size if self.content is None else len(self.content)
 
 
 def sums_of(files: Sequence[HandedFile]) -> str:

@@ -12,13 +12,23 @@ from collections.abc import Sequence
 from tuneserve.convert.handover.files import SUMS, HandedFile, sums_of
 from tuneserve.errors import TuneserveError, UsageError
 
-_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+_PART = re.compile(r"(?=.{1,96}\Z)\w([\w.-]*\w)?", re.ASCII)
 
 
 def check_repository(name: str) -> None:
-    """Raise UsageError if this is no 'owner/name'."""
-    if not _REPOSITORY.fullmatch(name):
-        raise UsageError("a repository is named owner/name", where=f"--to {name}")
+    """Raise UsageError if this is no 'owner/name' that huggingface_hub takes."""
+    owner, _, own = name.partition("/")
+    if not own or not all(map(_PART.fullmatch, (owner, own))):
+        raise UsageError(
+            "a repository is named owner/name, each of letters, digits, '_', '-' and '.', at most "
+            "96, with no '-' or '.' at its ends",
+            where=f"--to {name}",
+        )
+    if ".." in name or "--" in name or name.endswith(".git"):
+        raise UsageError(
+            "a repository's name has no '..' or '--' in it, and does not end in '.git'",
+            where=f"--to {name}",
+        )
 
 
 def push(files: Sequence[HandedFile], repository: str, *, private: bool, message: str) -> str:
@@ -36,7 +46,8 @@ def push(files: Sequence[HandedFile], repository: str, *, private: bool, message
     api = HfApi()
     try:
         api.create_repo(repository, private=private, exist_ok=True)
-        operations = [CommitOperationAdd(file.name, str(file.path)) for file in files]
+        operations = [CommitOperationAdd(file.name, file.content or str(file.path))
+                      for file in files]  # fmt: skip
         operations.append(CommitOperationAdd(SUMS, sums_of(files).encode()))
         made = api.create_commit(repository, operations, commit_message=message)
     except (HfHubHTTPError, LocalTokenNotFoundError, httpx.HTTPError, ValueError, OSError) as error:

@@ -7,7 +7,6 @@ LoRA: W' = W + scale * B A, scale = alpha / r (Hu et al. 2021), or alpha / sqrt(
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import numpy as np
 
 from tuneserve.arrays import Floats, Ids
 from tuneserve.console import human_bytes
-from tuneserve.convert.merge.adapter_config import module_pattern, read_adapter_config
+from tuneserve.convert.merge.adapter_config import factor, module_pattern, read_adapter_config
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.memory import main_memory
 from tuneserve.safetensors import StoredTensor, stored_tensors
@@ -274,7 +273,7 @@ def scale_of(config: Mapping[str, Any], module: str, *, rank: int) -> float:
     if expected != rank:
         raise UsageError(f"rank is {rank}, but the configuration says {expected}", where=module)
     alpha = _by_pattern(config.get("alpha_pattern") or {}, module, config["lora_alpha"])
-    return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    return factor(config, rank, alpha)
 
 
 def _by_pattern(patterns: Mapping[str, Any], module: str, default: Any) -> Any:

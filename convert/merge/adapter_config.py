@@ -6,6 +6,7 @@ those that may take for ever are refused (tuneserve.expressions).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +25,9 @@ MOST_FREE_PATTERNS = 16
 CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 UNSUPPORTED = ("fan_in_fan_out", "megatron_config", "alora_invocation_tokens")
 """What of a configuration a merge can't do. An activated LoRA acts on a part of the tokens only."""
+_SCALED_BY = {"r": "r", "lora_alpha": "alpha", "use_rslora": "use_rslora"}
+"""What a LoRA is multiplied by, and what the run's settings call it."""
+_NAMED = 5
 
 _TEXTS = ("target_modules", "exclude_modules", "layers_pattern", "modules_to_save",
           "target_parameters")  # fmt: skip
@@ -53,6 +57,42 @@ def read_adapter_config(directory: Path) -> dict[str, Any]:
             f"this kind of adapter can't be merged: {', '.join(unsupported)}", where=str(path)
         )
     return config
+
+
+def check_scale_as_trained(directory: Path, train: Mapping[str, Any]) -> None:
+    """Raise UsageError if the adapter in `directory` has another rank, or would be multiplied by
+    another factor, than what the run's settings `train` say. What they leave out is not looked
+    at."""
+    path = directory / "adapter_config.json"
+    config = read_adapter_config(directory)
+    problems = [
+        f"{key} is {shown(config.get(key))}, trained with {name} = {shown(train[name])}"
+        for key, name in _SCALED_BY.items()
+        if name in train and (config.get(key) or False) != train[name]
+    ]
+    ranks, alphas = (config.get(f"{name}_pattern") or {} for name in ("rank", "alpha"))
+    usual = factor(config, config["r"], config["lora_alpha"])
+    for module in sorted({*ranks, *alphas}):
+        # PEFT gives what it fuses a multiple of both.
+        rank, alpha = ranks.get(module, config["r"]), alphas.get(module, config["lora_alpha"])
+        scale = factor(config, rank, alpha)
+        if {"r", "alpha"} <= train.keys() and not math.isclose(scale, usual, rel_tol=1e-6):
+            problems.append(
+                f"{shown(module)} has rank {rank} and alpha {alpha} in rank_pattern and "
+                f"alpha_pattern: a factor of {scale:g}, of the others {usual:g}"
+            )
+    if problems:
+        raise UsageError(
+            "contradicts the settings in run.json that this run was trained with",
+            where=str(path),
+            problems=problems[:_NAMED],
+            hint="Restore the file that training wrote, or train again.",
+        )
+
+
+def factor(config: Mapping[str, Any], rank: int, alpha: float) -> float:
+    """What B A is multiplied by."""
+    return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
 def _check_values(config: Mapping[str, Any], path: Path) -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tuneserve.console import say
+from tuneserve.convert.merge.rope import ROPE_KEYS, rope_differences, same_value
 from tuneserve.errors import UsageError
 from tuneserve.files import read_json, sha256_file
 from tuneserve.text_model import plain_config, text_config
 
 CONFIG = "config.json"
+_UNREADABLE = (TypeError, ValueError, KeyError, ArithmeticError, AttributeError)
+"""What numbers raise that are none."""
 _HARMLESS = frozenset({
     "_attn_implementation", "_name_or_path", "architectures", "attention_dropout", "auto_map",
     "bos_token_id", "dtype", "eos_token_id", "initializer_range", "max_position_embeddings",
@@ -21,10 +23,6 @@ _HARMLESS = frozenset({
 })  # fmt: skip
 """What copies of one model differ in: where they come from, how they are stored, how they are
 trained, how many tokens they have room for."""
-_ROPE = ("rope_theta", "rope_parameters", "rope_scaling")
-_ROPE_TYPE = "rope.rope_type"
-_SAME_ROPE = {"su": "longrope", "mrope": "default"}
-"""Other names, by which models of earlier days call it."""
 
 
 def check_merge_base(trained: Path, other: Path) -> None:
@@ -42,7 +40,14 @@ def check_merge_base(trained: Path, other: Path) -> None:
             where=f"merge_base = {other}",
             hint="Name the 16-bit checkpoint of the model that was trained on.",
         )
-    if problems := _differences(_computed(ours), _computed(theirs)):
+    try:
+        problems = [*_differences(ours, theirs), *rope_differences(ours, theirs)]
+    except _UNREADABLE as error:
+        raise UsageError(
+            f"RoPE's settings, here or in {paths[0]}, can't be read: {error!r}",
+            where=f"merge_base = {paths[1]}",
+        ) from error
+    if problems:
         raise UsageError(
             f"its {CONFIG} describes another computation than that of the base that was trained on",
             where=f"merge_base = {other}",
@@ -65,33 +70,16 @@ def tell_other_config(other: Path, trained: Path, recorded: Mapping[str, str]) -
 
 
 def _computed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What the computation depends on, RoPE in one form: transformers has written it in two."""
-    kept = {key: of for key, of in config.items() if key not in _HARMLESS and key not in _ROPE}
-    kept = {key: of for key, of in kept.items() if "unsloth" not in key and of is not None}
-    rope = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
-    rope = {"rope_theta": config.get("rope_theta"), **rope}
-    if "type" in rope:
-        rope.setdefault("rope_type", rope.pop("type"))
-    kind = str(rope.get("rope_type") or "default")
-    rope["rope_type"] = _SAME_ROPE.get(kind, kind)
-    return kept | {f"rope.{key}": of for key, of in rope.items() if of is not None}
+    """What the computation depends on, but for RoPE."""
+    kept = {key: of for key, of in config.items() if key not in _HARMLESS | ROPE_KEYS}
+    return {key: of for key, of in kept.items() if "unsloth" not in key and of is not None}
 
 
 def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """Of what both say; a key that one leaves out has its default there. One RoPE can be written
-    in two ways, so its values are compared within one."""
-    same_rope = ours.get(_ROPE_TYPE, "default") == theirs.get(_ROPE_TYPE, "default")
+    """Of what both say; a key that one leaves out has its default there."""
+    mine, others = _computed(ours), _computed(theirs)
     return [
-        f"{key.removeprefix('rope.')}: {theirs[key]!r}, in training {ours[key]!r}"
-        for key in ours
-        if key in theirs
-        and not _same(ours[key], theirs[key])
-        and (same_rope or not key.startswith("rope.") or key == "rope.rope_theta")
+        f"{key}: {others[key]!r}, in training {mine[key]!r}"
+        for key in mine
+        if key in others and not same_value(mine[key], others[key])
     ]
-
-
-def _same(one: Any, other: Any) -> bool:
-    """A GGUF holds numbers in single precision."""
-    if isinstance(one, float) and isinstance(other, int | float):
-        return math.isclose(one, other, rel_tol=1e-6)
-    return bool(one == other)

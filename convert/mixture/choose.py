@@ -55,7 +55,9 @@ def check_limit(model: GGUFModel, settings: ConvertSettings) -> None:
     raise UsageError(
         f"a file of {may} is allowed, the smallest types take {takes} "
         f"({needed} of that for header and vocabulary)",
-        where=f"size_limit = {given}", hint=f"The smallest that works: --size-limit {least}",
+        where=f"size_limit = {given}",
+        hint="The smallest that can be written (whether so few bits are enough shows when it is "
+        f"verified): --size-limit {least}",
     )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from tuneserve.child import answer_request, own_module, run_child
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.tensors import TensorFile, spans_of
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
+from tuneserve.convert.preflight.trainer_model import check_trainer_model
 from tuneserve.errors import TuneserveError
 from tuneserve.findings import Finding
 from tuneserve.gguf.architectures.computed import ignored_window
@@ -82,6 +83,8 @@ def _compared(model: GGUFModel, metadata: Path, *, limit: float, threads: int) -
     from tuneserve.convert.verify.probe import check_probe, needed_layers
 
     logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
+    if refused := check_trainer_model(model):
+        return refused
     random = np.random.default_rng(0)
     kinds = random.integers(0, model.vocabulary_size, _KINDS)
     length = min(_TOKENS, ignored_window(model.config) or _TOKENS)

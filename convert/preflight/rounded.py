@@ -15,7 +15,7 @@ from tuneserve.convert.gguf.writer import write_gguf
 from tuneserve.convert.quantize import write_quantized
 from tuneserve.convert.resources import SPARE_DISK, free_disk, uses_imatrix, worker_threads
 from tuneserve.convert.verify.logits import file_logits
-from tuneserve.convert.verify.verify import choose_sequences
+from tuneserve.convert.verify.make_reference import choose_sequences
 from tuneserve.convert.verify.vocabulary import TrainerTokenizer
 from tuneserve.divergence import divergence
 from tuneserve.findings import Finding

@@ -30,8 +30,9 @@ class Reference:
     adapted: list[Floats]
     merged: list[Floats]
     answers: AnswerScores
-    loss_as_trained: list[Check] = field(default_factory=list)
-    """Is the recorded loss found again? Empty if training recorded none."""
+    as_trained: list[Check] = field(default_factory=list)
+    """Is the recorded loss found again, and training's gain kept by another base? Empty if training
+    recorded none."""
 
 
 @dataclass

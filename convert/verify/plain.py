@@ -28,15 +28,13 @@ from tuneserve.convert.verify.gain import (
 )
 from tuneserve.convert.verify.generation import check_ending
 from tuneserve.convert.verify.logits import file_logits
+from tuneserve.convert.verify.make_reference import LONGEST, answer_positions, choose_sequences
 from tuneserve.convert.verify.tensors import check_changed_tensors
 from tuneserve.convert.verify.verify import (
-    LONGEST,
     MERGE_LIMIT,
     TOKEN_EXAMPLES,
-    answer_positions,
     check_is_tuned,
     check_near,
-    choose_sequences,
     vocabulary_checks,
 )
 from tuneserve.convert.verify.vocabulary import TrainerTokenizer

@@ -27,17 +27,28 @@ FLOAT32_LIMIT = 2e-3
 # worse loss: a small update added to an output of 16 bits is rounded away, so training saw less
 # of a tune than the weights hold (SmolLM2 in bf16, 30 steps at 2e-5: 1.07 seen, 0.77 in float32).
 ROUNDED_LIMIT, ROUNDED_SHARE = 0.05, 0.01
-# A 16-bit base gives other losses than the 4-bit copy of it that was trained on.
+# Another base gives other losses than the one that was trained on.
 OTHER_LIMIT, OTHER_SHARE = 0.1, 0.1
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The adapter is merged into the weights that the base it was trained on is a 4-bit `copy` of
+    (its directory). `least`: the share of training's gain that the merged weights must keep."""
+
+    copy: Path
+    least: float
 
 
 @dataclass(frozen=True)
 class TrainedLosses:
     """The folder of the losses that training recorded. `other_base`: the adapter is merged into
-    another base than it was trained on, of which the losses need only be near."""
+    another base than it was trained on, of which the losses need only be near; `origin`: of this
+    4-bit base it is the origin, and only the trained model must have the losses."""
 
     folder: Path
     other_base: bool = False
+    origin: Origin | None = None
 
 
 def read_recorded(folder: Path, *, longest: int, most: int) -> RecordedLosses | None:
@@ -74,7 +85,10 @@ def check_recorded(
         f"({counted}, apart by {off:.1e}, at most {limit:.1e})"
     )
     if other_base and off > limit:
-        detail += "; merge_base is another model than the one that was trained on"
+        detail += (
+            "; merge_base is another model than the one that was trained on, or the tune is fitted "
+            "to the rounding of that one"
+        )
     elif counts <= limit < off:
         detail += (
             f"; better than training saw it: sums in {recorded.precision} round small updates away"

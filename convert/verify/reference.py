@@ -37,12 +37,29 @@ def reference_logits(
     return model.logits_at(sequences, positions)
 
 
-def trainer_weights(tuned: GGUFModel) -> TrainerWeights:
-    """The base of this model as the trainer's libraries read it."""
+def copy_logits(
+    tuned: GGUFModel,
+    copy: Path,
+    adapter: Path,
+    sequences: Sequence[Sequence[int]],
+    positions: Sequence[Ids],
+    *,
+    threads: int,
+) -> list[list[Floats]]:
+    """As `reference_logits`, of two models: another copy of the base (a directory), and the adapter
+    on it."""
+    weights = trainer_weights(tuned, copy)
+    variants = [Variant(weights), Variant(weights, adapted=True)]
+    model = StreamedModel(transformers_config(tuned), variants, adapter=adapter, threads=threads)
+    return model.logits_at(sequences, positions)
+
+
+def trainer_weights(tuned: GGUFModel, copy: Path | None = None) -> TrainerWeights:
+    """The base of this model, or a `copy` of it, as the trainer's libraries read it."""
     silence_libraries()
     checkpoint = tuned.checkpoint
     return TrainerWeights(
-        checkpoint.directory,
+        copy or checkpoint.directory,
         tied=checkpoint.tied,
         vocabulary=tuned.vocabulary_size if checkpoint.resized else None,
     )

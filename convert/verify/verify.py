@@ -7,11 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from tuneserve.arrays import Floats
 from tuneserve.chat.examples import Example, read_split
-from tuneserve.chat.prompt import EncodedExample
 from tuneserve.console import say
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.quantization import UNQUANTIZED
@@ -19,17 +16,12 @@ from tuneserve.convert.gguf.tensors import TensorFile
 from tuneserve.convert.gguf.writer import Digests
 from tuneserve.convert.result import Check
 from tuneserve.convert.slabs import one_blas_thread
-from tuneserve.convert.verify.gain import (
-    MOST_POSITIONS,
-    WORK,
-    check_gain,
-    choose_answers,
-    score_answers,
-)
+from tuneserve.convert.verify.gain import check_gain
 from tuneserve.convert.verify.generation import check_ending
-from tuneserve.convert.verify.logits import file_logits, has_gpu_room
+from tuneserve.convert.verify.logits import file_logits
+from tuneserve.convert.verify.make_reference import LONGEST, make_reference
 from tuneserve.convert.verify.measured import Measured, Reference
-from tuneserve.convert.verify.recorded import TrainedLosses, check_recorded, read_recorded
+from tuneserve.convert.verify.recorded import TrainedLosses
 from tuneserve.convert.verify.rows import ComparedWeights
 from tuneserve.convert.verify.tables import check_tables
 from tuneserve.convert.verify.templates import check_template
@@ -45,7 +37,6 @@ from tuneserve.convert.verify.vocabulary import (
     check_special_tokens,
     check_token_ids,
 )
-from tuneserve.convert.verify.weights import Weights
 from tuneserve.divergence import divergence
 from tuneserve.errors import TuneserveError
 from tuneserve.gguf.reader import GGUFFile
@@ -54,11 +45,6 @@ from tuneserve.model_shape import expert_count
 from tuneserve.settings import ConvertSettings
 
 TOKEN_EXAMPLES = 400
-LOGIT_EXAMPLES = 8
-LONGEST = 256
-# Bytes that all compared logits may take: those of three reference models and two files.
-LOGIT_BYTES = 512 * 1024 * 1024
-POSITIONS = (128, 768)
 # Two float32 computations of the same weights: only the order of the sums differs.
 MERGE_LIMIT = 1e-6
 # A file's divergence from the tuned model may be this many times that of the base's file from the
@@ -220,7 +206,7 @@ def _check_logits(
         read[0].check("every row of the base", threads=threads),
         check_near("merged = adapter on base", reference.adapted, reference.merged, MERGE_LIMIT),
         check_is_tuned(reference.base, reference.adapted, reference.merged),
-        *reference.loss_as_trained,
+        *reference.as_trained,
     ]
     say("verify: the files' logits")
     checks += check_probe(
@@ -245,69 +231,6 @@ def _check_logits(
     return sample
 
 
-def make_reference(
-    model: GGUFModel,
-    adapter: Path,
-    trainer: TrainerTokenizer,
-    examples: Sequence[Example],
-    *,
-    threads: int,
-    thoughts: str,
-    recorded: TrainedLosses | None = None,
-    read: tuple[Weights | None, Weights | None] = (None, None),
-) -> Reference:
-    """Compute what the trainer's models make of held-out examples, and of the `recorded` ones.
-    `read`: the base's and the merged weights, if other objects are to read them."""
-    from tuneserve.convert.verify.reference import reference_logits
-
-    chosen, sequences = choose_sequences(trainer, examples, model.vocabulary_size)
-    # Those whose logits are needed anyway come first.
-    ids = {item.example.id for item in chosen}
-    others = (trainer.encode_example(one) for one in examples if one.id not in ids)
-    answers = choose_answers(
-        [*chosen, *others], work=answer_positions(model.parameters, threads),
-        vocabulary=model.vocabulary_size, thoughts=thoughts == "train",
-    )  # fmt: skip
-    whole = set(map(tuple, sequences))
-    more = [answer for answer in answers if tuple(answer.ids) not in whole]
-    known = recorded and read_recorded(
-        recorded.folder, longest=max(map(len, sequences)), most=1 + len(sequences) // 2
-    )
-    trained = [item.ids for item in known.examples] if known else []
-    entire = [*sequences, *trained]
-    say("verify: the trainer's logits (base, adapter on base, merged)")
-    base, adapted, merged = reference_logits(
-        model, adapter, [*entire, *(answer.ids for answer in more)],
-        [*(np.arange(len(ids)) for ids in entire), *(answer.positions for answer in more)],
-        threads=threads, base_weights=read[0], merged_weights=read[1],
-    )  # fmt: skip
-    count, total = len(sequences), len(entire)
-    checks = []
-    if recorded and known:
-        compared = check_recorded(known, merged[count:total], other_base=recorded.other_base)
-        checks = [compared]
-    scores = score_answers(
-        answers,
-        {tuple(ids): pair for ids, *pair in zip(sequences, base, merged, strict=False)},
-        {tuple(answer.ids): pair
-         for answer, *pair in zip(more, base[total:], merged[total:], strict=True)},
-    )  # fmt: skip
-    return Reference(
-        chosen, sequences, base[:count], adapted[:count], merged[:count], scores, checks
-    )
-
-
-def answer_positions(parameters: int, threads: int) -> int:
-    """Positions, padding included, that the reference may compute for answers, and llama.cpp after
-    it: what takes about ten seconds on this machine."""
-    from tuneserve.convert.verify.streamed_model import reference_device
-
-    # Of a file with a byte for each parameter.
-    if reference_device().type == "cuda" and has_gpu_room(parameters):
-        return MOST_POSITIONS
-    return int(min(MOST_POSITIONS, WORK * threads / parameters))
-
-
 def _check_gain(
     candidate: Candidate, settings: ConvertSettings, measured: Measured, found: Sequence[Floats]
 ) -> Check:
@@ -321,29 +244,6 @@ def _check_gain(
         candidate.tuned, found, base=candidate.base, limit=settings.min_gain_kept, threads=threads
     )
     return check_gain(gain, measured.updates, settings.min_gain_kept)
-
-
-def choose_sequences(
-    trainer: TrainerTokenizer, examples: Sequence[Example], vocabulary: int
-) -> tuple[list[EncodedExample], list[list[int]]]:
-    """Held-out examples, and their prompts with their answers, but for the end token, as ids:
-    short ones first, as many tokens when all are filled up to the longest as LOGIT_BYTES hold
-    logits of, within POSITIONS."""
-    least, most = POSITIONS
-    room = min(most, max(least, LOGIT_BYTES // (5 * 4 * vocabulary)))
-    encoded = [trainer.encode_example(example) for example in examples[: 4 * LOGIT_EXAMPLES]]
-    encoded.sort(key=lambda item: len(item.prompt) + len(item.answer))
-    chosen: list[EncodedExample] = []
-    sequences: list[list[int]] = []
-    for item in encoded[:LOGIT_EXAMPLES]:
-        kept = (item.prompt + item.answer)[:-1][-min(LONGEST, room) :]
-        if sequences and (len(sequences) + 1) * len(kept) > room:
-            break
-        chosen.append(item)
-        sequences.append(kept)
-    if not sequences:
-        raise TuneserveError("no held-out example to verify with")
-    return chosen, sequences
 
 
 def check_near(

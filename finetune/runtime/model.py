@@ -102,14 +102,16 @@ def _check_rows(model: Any, config: Any, path: Path) -> None:
 
 def check_loadable(path: Path) -> Any:
     """The base's configuration. Raises UsageError for an architecture that the installed
-    transformers does not have."""
+    transformers does not have, or a value of another type than it reads."""
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     try:
         return AutoConfig.from_pretrained(path, trust_remote_code=False)
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, StrictDataclassError) as error:
+        told = " ".join(str(error).split()) if isinstance(error, StrictDataclassError) else ""
         raise UsageError(
-            f"transformers can't load this base: {str(error).splitlines()[0]}",
+            f"transformers can't load this base: {told or str(error).splitlines()[0]}",
             where=str(path / "config.json"),
         ) from error
 

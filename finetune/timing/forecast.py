@@ -3,39 +3,32 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
 from dataclasses import replace
 
 from tuneserve.base import BaseConfig
-from tuneserve.chat.examples import Example
+from tuneserve.base.window import within_window
 from tuneserve.console import say
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.extras import missing_packages
+from tuneserve.findings import Finding
 from tuneserve.finetune.data.hub import is_here
-from tuneserve.finetune.data.prepare import Prepared, data_inputs, prepare_examples
+from tuneserve.finetune.data.prepare import data_inputs, prepare_examples
 from tuneserve.finetune.memory.budget import budget_for
 from tuneserve.finetune.memory.prefixes import plan_sharing
 from tuneserve.finetune.memory.schedule import Schedule, plan_steps
 from tuneserve.finetune.runtime.libraries import has_gpu, load_runtime
-from tuneserve.finetune.runtime.model import load_tokenizer
 from tuneserve.finetune.timing.calibration import measure_pace, needed_bytes
 from tuneserve.finetune.timing.estimate import TimeEstimate, by_pace, by_run
+from tuneserve.finetune.timing.lengths import COUNTED, encode_examples
 from tuneserve.finetune.timing.work import Work, training_work
-from tuneserve.finetune.tokens.encoder import Encoded, Encoder, encode_parts
-from tuneserve.finetune.tokens.epoch import (
-    Encode,
-    EpochSampler,
-    Stream,
-    TrainingSet,
-    build_training_set,
-)
-from tuneserve.finetune.tokens.estimated import estimate_all, estimate_parts
+from tuneserve.finetune.tokens.encoder import Encoded
+from tuneserve.finetune.tokens.epoch import EpochSampler, Stream, TrainingSet, build_training_set
 from tuneserve.finetune.training.measured_speed import machine_name, measured_speed
 from tuneserve.model_shape import ModelShape
 from tuneserve.records import Record
 from tuneserve.settings import Recipe
 
-COUNTED, ESTIMATED, LONGEST = "counted", "estimated", "longest"
+LONGEST = "longest"
 
 
 class Forecast(Record):
@@ -88,6 +81,21 @@ def forecast(
     return found.model_copy(update={"time": time})
 
 
+def check_examples(recipe: Recipe, base: BaseConfig) -> Finding:
+    """Can the recipe's examples, which are here, be trained on with this base? 'refused' says why
+    not."""
+    recipe = within_window(recipe, base.config, told=False)
+    try:
+        _, encoded, training_set = _examples(recipe, base, named=True)
+    except NoForecastError as reason:
+        return Finding("examples", "refused", str(reason))
+    longest = max(len(item.input_ids) for item in training_set.encoded)
+    return Finding(
+        "examples", "ok", f"{len(encoded['train']):,} to train on, the longest {longest:,} of "
+        f"{recipe.model.max_seq_length:,} tokens",
+    )  # fmt: skip
+
+
 def _examples(
     recipe: Recipe, base: BaseConfig, *, named: bool
 ) -> tuple[str, dict[str, list[Encoded]], TrainingSet]:
@@ -100,10 +108,7 @@ def _examples(
         raise NoForecastError(f"the examples are not here ({', '.join(gone)})")
     try:
         prepared = prepare_examples(recipe.data)
-        counts = base.tokenizer is not None and not missing_packages("train")
-        lengths, encoded, encode = (
-            _counted(recipe, base, prepared) if counts else _estimated(recipe, prepared)
-        )
+        lengths, encoded, encode = encode_examples(recipe, base, prepared)
         return lengths, encoded, build_training_set(prepared, encoded, encode, recipe)
     except TuneserveError as error:
         where = f"{error.where}: " if error.where else ""
@@ -120,26 +125,6 @@ def _longest(recipe: Recipe) -> tuple[str, dict[str, list[Encoded]], TrainingSet
     stream = Stream(tuple((place,) for place in range(count)), count)
     sampler = EpochSampler([stream], recipe.train.seed)
     return LONGEST, {}, TrainingSet([example] * count, sampler, 0, 0, 0)
-
-
-def _counted(
-    recipe: Recipe, base: BaseConfig, prepared: Prepared
-) -> tuple[str, dict[str, list[Encoded]], Encode]:
-    assert base.tokenizer is not None
-    encoder = Encoder.of(recipe, load_tokenizer(base.tokenizer, recipe.model), prepared)
-    encoded, problems = encode_parts(encoder, prepared, skip_bad=recipe.data.skip_bad)
-    if problems:
-        raise UsageError(problems[0])
-    return COUNTED, encoded, encoder.encode_all
-
-
-def _estimated(recipe: Recipe, prepared: Prepared) -> tuple[str, dict[str, list[Encoded]], Encode]:
-    longest = recipe.model.max_seq_length
-
-    def encode(examples: Sequence[Example]) -> list[Encoded]:
-        return estimate_all(examples, max_length=longest)
-
-    return ESTIMATED, estimate_parts(prepared, max_length=longest), encode
 
 
 def _time(

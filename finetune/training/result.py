@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pydantic import Field
 
+from tuneserve.base.resolve import HUB_ID
 from tuneserve.finetune.data.prepare import DataRecord
 from tuneserve.finetune.memory.search import Decisions
 from tuneserve.finetune.tokens.encoder import TokenCounts
@@ -19,6 +22,15 @@ class TrainedBase(Record):
     path: str
     name: str
     sha256: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def repository(self) -> str | None:
+        """The hub's repository that it was taken from; None for a folder or a file, whatever its
+        name looks like."""
+        if self.spec.endswith(".gguf") or not HUB_ID.fullmatch(self.spec):
+            return None
+        is_folder = Path(self.path).parts[-2:] == Path(self.spec).parts
+        return None if is_folder else self.spec
 
 
 class Losses(Record):

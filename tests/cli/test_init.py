@@ -9,6 +9,7 @@ import pty
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,57 @@ def test_a_recipe_is_written_with_what_data_and_base_suggest(
     assert "# LoRA rank.\nr = 8\n" in text
     again = tuneserve(*arguments, *mapped, cwd=tmp_path)
     assert (again.returncode, "already exists" in again.stderr) == (2, True)
+
+
+def test_the_longest_example_is_counted_as_a_training_counts(
+    tuneserve: Runner, tmp_path: Path, tickets: Path, demo_base: Path
+) -> None:
+    """With template and system prompt. Where none fits, a training is not what comes next."""
+    from tuneserve.base import read_base_config
+    from tuneserve.cli.recipe_draft import draft
+    from tuneserve.finetune.data.prepare import prepare_examples
+    from tuneserve.finetune.timing.forecast import check_examples
+    from tuneserve.finetune.timing.lengths import COUNTED, encode_examples
+    from tuneserve.model_shape import ModelShape
+
+    def recipe(**model: Any) -> Recipe:
+        data = {"file": str(tickets), "fields": ["instruction=Frage", "output=Antwort"],
+                "system": "iron tin zinc lead gold " * 30}  # fmt: skip
+        return validate({"model": {"base": str(demo_base), **model}, "data": data}, where="")
+
+    base = read_base_config(str(demo_base))
+    lengths, encoded, _ = encode_examples(recipe(), base, prepare_examples(recipe().data))
+    longest = max(len(item.input_ids) for part in encoded.values() for item in part)
+    assert lengths == COUNTED
+    assert longest > 150
+    shape = ModelShape.of(base.config, base.where)
+
+    def suggested(room: int) -> tuple[int, str]:
+        of_room = replace(base, config={**base.config, "max_position_embeddings": room})
+        found = draft(recipe(), prepare_examples(recipe().data), of_room, shape)
+        return found.settings["model"]["max_seq_length"], found.reasons[0]
+
+    length, reason = suggested(8192)
+    assert length == 256
+    assert reason.endswith(f"the longest example has {longest} tokens")
+    length, reason = suggested(64)
+    assert length == 64
+    assert reason.endswith(f"has {longest} tokens, and this base is made for 64")
+
+    whole = check_examples(recipe(), base)
+    assert (whole.status, f"the longest {longest} of 2,048 tokens" in whole.found) == ("ok", True)
+    cut = check_examples(recipe(max_seq_length=64), base)
+    assert cut.status == "refused"
+    assert "no token to train on: the prompt alone has" in cut.found
+
+    done = tuneserve(
+        "init", "--file", tickets.name, "--base", str(demo_base), "--no-calibrate", "--fields",
+        "instruction=Frage,output=Antwort", "--max-seq-length", "16", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "the examples can't be trained on as they are" in done.stderr
+    assert "next: tuneserve data check --config mine.toml" in done.stderr
+    assert "next: tuneserve train" not in done.stderr
 
 
 def test_it_asks_in_a_terminal(tmp_path: Path, tickets: Path) -> None:

@@ -87,6 +87,35 @@ def test_is_refused_by_name(
             check_trained_files(proven, trained, base=None)
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"lora_alpha": 17}, "lora_alpha is 17, trained with alpha = 8"),
+        ({"r": 8}, "r is 8, trained with r = 4"),
+        ({"use_rslora": True}, "use_rslora is True, trained with use_rslora = False"),
+        ({"alpha_pattern": {"q_proj": 9}}, "'q_proj' has rank 4 and alpha 9 in rank_pattern"),
+        ({"rank_pattern": {"q_proj": 2}}, "'q_proj' has rank 2 and alpha 8 in rank_pattern"),
+        ({"rank_pattern": {"q_proj": 8}, "alpha_pattern": {"q_proj": 16}}, ""),
+        ({"use_rslora": None}, ""),
+    ],
+)
+def test_an_adapter_that_contradicts_the_runs_settings_is_refused(
+    run: RunDirectory, changes: dict[str, object], told: str
+) -> None:
+    """Whatever the hashes say."""
+    run.update(settings={"train": {"r": 4, "alpha": 8, "use_rslora": False}})
+    plan = plan_of(run, SETTINGS)
+    plan.check_as_trained()
+    edit_config(run.adapter / "adapter_config.json", **changes)
+    if not told:
+        plan.check_as_trained()
+        return
+    with pytest.raises(UsageError, match="contradicts the settings in run") as caught:
+        plan.check_as_trained()
+    (problem,) = caught.value.problems
+    assert problem.startswith(told)
+
+
 def test_weights_that_the_training_did_not_read_are_refused(proven: RunDirectory) -> None:
     """Another model.safetensors beside shards, or an index that names other ones."""
     trained = proven.require_stage("train", TrainOutput)
@@ -132,6 +161,14 @@ def test_a_base_of_another_kind_is_none_to_merge_into(proven: RunDirectory, tmp_
     [
         ({"rope_theta": 9000.0}, "rope_theta: 9000.0"),
         ({"rope_parameters": {"rope_theta": 9000.0, "rope_type": "default"}}, "rope_theta: 9000.0"),
+        (
+            {"rope_parameters": {"rope_theta": 10000.0, "rope_type": "yarn", "factor": 1.5}},
+            "rope_type: 'yarn'",
+        ),
+        (
+            {"rope_theta": 10000.0, "rope_scaling": {"type": "linear", "factor": 2.0}},
+            "rope_type: 'linear'",
+        ),
         ({"rms_norm_eps": 0.1}, "rms_norm_eps: 0.1"),
         ({"hidden_act": "gelu"}, "hidden_act: 'gelu'"),
     ],

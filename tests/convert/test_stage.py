@@ -23,6 +23,7 @@ from tuneserve.convert.resources import check_disk
 from tuneserve.convert.result import ConvertResult
 from tuneserve.convert.stage import convert
 from tuneserve.convert.verify import VerificationError
+from tuneserve.convert.verify.origin import ORIGIN_CONTRACT
 from tuneserve.errors import OutputExistsError, TuneserveError, UsageError
 from tuneserve.files import OURS, sha256_file
 from tuneserve.finetune.training.result import TrainedBase, TrainOutput
@@ -64,6 +65,7 @@ def test_makes_verified_files_and_remembers_how(run: RunDirectory) -> None:
     assert system_prompt_of(GGUFFile(run.tuned_gguf("Q8_0"))) == "Be brief."
     assert system_prompt_of(GGUFFile(run.base_gguf("Q8_0"))) == ""
     assert "\n## System prompt\n" in (run.gguf / "README.md").read_text()
+    assert "- Base: tiny (a folder, `" in (run.gguf / "README.md").read_text()
     assert "\n    Be brief.\n" in (run.gguf / "README.md").read_text()
     assert 'SYSTEM """Be brief."""\n' in (run.gguf / "Modelfile").read_text()
 
@@ -128,7 +130,7 @@ def test_merges_into_another_base_and_writes_the_checkpoint(
     result = convert(run, settings, force=True)
     assert result.merged_into.to_json() == {"path": str(trained.base), "weights": "F32"}
     contracts = {check.contract for check in result.verification}
-    assert {"checkpoint as merged", "F16 written as merged"} <= contracts
+    assert {"checkpoint as merged", "F16 written as merged", ORIGIN_CONTRACT} <= contracts
     config = json.loads((run.root / "merged" / "config.json").read_text())
     assert "quantization_config" not in config
     assert (run.root / "merged" / "model.safetensors").is_file()

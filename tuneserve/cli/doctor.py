@@ -10,7 +10,7 @@ import click
 
 from tuneserve.cli.common import config_option
 from tuneserve.console import print_json
-from tuneserve.findings import Diagnosis, show_findings
+from tuneserve.findings import Diagnosis, Finding, show_findings
 from tuneserve.options import resolve_settings
 from tuneserve.run import runs_directory
 
@@ -27,8 +27,9 @@ def command(context: click.Context, /, base: str | None, config: Path | None, as
     """Show what was found, what is missing and what to do.
 
     Of this machine and what is installed; with --base or --config of a base model, or of a recipe
-    with its data: all that a conversion to GGUF would meet and that takes no trained weights. Exit
-    code 1 if something that every stage needs is missing, or if the conversion would fail.
+    with its data: can these examples be trained on, and all that a conversion to GGUF would meet
+    and that takes no trained weights. Exit code 1 if something that every stage needs is missing,
+    or if training or conversion would fail.
 
     \b
     tuneserve doctor
@@ -48,14 +49,18 @@ def command(context: click.Context, /, base: str | None, config: Path | None, as
 
 
 def _of_base(context: click.Context, base: str | None, config: Path | None) -> Diagnosis:
-    from tuneserve.base import resolve_base
+    from tuneserve.base import read_base_config, resolve_base
     from tuneserve.convert.preflight import check_apart
 
     recipe = resolve_settings(context, recipe=config)
+    spec = recipe.model.base if base is None else base
     examples: list[Example] = []
+    of_examples: list[Finding] = []
     if config is not None:
         from tuneserve.finetune.data.prepare import prepare_examples
+        from tuneserve.finetune.timing.forecast import check_examples
 
         examples = prepare_examples(recipe.data).split.examples()
-    resolved = resolve_base(recipe.model.base if base is None else base)
-    return Diagnosis.of(check_apart(recipe, resolved, examples, place=runs_directory()))
+        of_examples = [check_examples(recipe, read_base_config(spec))]
+    found = check_apart(recipe, resolve_base(spec), examples, place=runs_directory())
+    return Diagnosis.of([*of_examples, *found])

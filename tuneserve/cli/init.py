@@ -86,7 +86,10 @@ def command(
     )
     write_text(output, recipe_text(tables, CHANGED_FIRST, _HEADING))
     say(f"recipe: {output}")
-    say(f"next: tuneserve train --config {shlex.quote(str(output))}")
+    if "left_out" in shown:  # which `look_ahead` has told
+        say(f"next: tuneserve data check --config {shlex.quote(str(output))}")
+    else:
+        say(f"next: tuneserve train --config {shlex.quote(str(output))}")
     if as_json:
         print_json({"recipe": str(output), "settings": _plain(tables), **found, "plan": shown})
 
@@ -160,7 +163,7 @@ def _look(recipe: Recipe) -> dict[str, Any]:
     base = read_base_config(recipe.model.base)
     shape = ModelShape.of(base.config, base.where)
     say(f"base: {shape.architecture}, {shape.parameters / 1e6:,.0f} million parameters")
-    found = draft(prepared.split.examples(), base, recipe.model.base, shape)
+    found = draft(recipe, prepared, base, shape)
     for reason in found.reasons:
         say(f"suggested: {reason}")
     return {"split": counts, "suggested": found.settings, "reasons": found.reasons}

@@ -30,8 +30,9 @@ def command(
     """Send GGUF, card, adapter and importance matrix to a model repository.
 
     GGUFs and adapter must be those that run.json describes; a card or Modelfile that you edited is
-    sent as it is. A new repository is private. The token is
-    HF_TOKEN, or what `hf auth login` kept; HF_ENDPOINT names another hub.
+    sent as it is. A base that is a folder here is not named in the adapter's configuration, and a
+    card lists what is sent. A new repository is private. The token is HF_TOKEN, or what
+    `hf auth login` kept; HF_ENDPOINT names another hub.
 
     \b
     tuneserve push sentiment --to me/sentiment-GGUF --dry-run
@@ -39,11 +40,13 @@ def command(
     """
     from tuneserve.convert.handover.files import SUMS, handed_files, sums_of, tell_edited
     from tuneserve.convert.handover.hub import check_repository, push
+    from tuneserve.convert.handover.published import published
 
     check_repository(repository)
     run = RunDirectory.named(run_name).require()
     files = handed_files(run, with_base=with_base)
     tell_edited(files)
+    files = published(run, files)
     sizes = {file.name: file.size for file in files} | {SUMS: len(sums_of(files))}
     if not as_json:
         rows = [[name, human_bytes(size)] for name, size in sizes.items()]

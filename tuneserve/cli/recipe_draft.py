@@ -12,20 +12,21 @@ from typing import Any
 
 from tuneserve.base import BaseConfig
 from tuneserve.base.window import longest_text
-from tuneserve.chat.examples import Example
 from tuneserve.errors import TuneserveError
 from tuneserve.files import read_json
 from tuneserve.finetune.data.formats import BadRecord
 from tuneserve.finetune.data.hub import local_path
 from tuneserve.finetune.data.keys import KNOWN, MARKS
+from tuneserve.finetune.data.prepare import Prepared
 from tuneserve.finetune.data.records import read_records
-from tuneserve.finetune.tokens.estimated import estimate_all
+from tuneserve.finetune.timing.lengths import COUNTED, longest_example
 from tuneserve.gguf.reader import GGUFFile
 from tuneserve.gguf.vocabulary import TEMPLATE
 from tuneserve.model_shape import ModelShape
+from tuneserve.settings import Recipe
 
 _LOOKED_AT = 200
-# The longest example is estimated from its characters: some vocabularies take more tokens.
+# Where the longest example is estimated from its characters: some vocabularies take more tokens.
 _MARGIN = 1.5
 _SHORTEST = 256
 # The demo's learning rate, with which a model of this size was measured; larger ones take less.
@@ -81,21 +82,14 @@ def _first_like(columns: Iterable[str], words: Sequence[str]) -> str | None:
     return next((c for word in words for c in columns if word in c.lower()), None)
 
 
-def draft(examples: Sequence[Example], base: BaseConfig, spec: str, shape: ModelShape) -> Draft:
+def draft(recipe: Recipe, prepared: Prepared, base: BaseConfig, shape: ModelShape) -> Draft:
     """What a look at the examples (all of them) and the base suggests."""
     found = Draft()
+    spec, examples = recipe.model.base, prepared.split.examples()
     asked = [example for example in examples if example.prompt]
     if asked and has_template(base, spec) is False:
         found.add("model", "chat_template", "instruction", "the base has none")
-    longest = max(item.length_before_cut for item in estimate_all(examples, max_length=1 << 30))
-    context = longest_text(base.config)
-    length = _SHORTEST
-    while length < _MARGIN * longest:
-        length *= 2
-    if context is not None and 16 <= context < length:
-        length = context
-    reason = f"the longest example has about {longest:,} tokens"
-    found.add("model", "max_seq_length", length, reason)
+    _add_length(found, recipe, prepared, base)
     if shape.parameters < _SMALL_MODEL:
         found.add("train", "learning_rate", _SMALL_RATE, "small models take, and need, more")
     for below, epochs in _EPOCHS:
@@ -106,6 +100,24 @@ def draft(examples: Sequence[Example], base: BaseConfig, spec: str, shape: Model
     if answers:
         _add_task(found, answers)
     return found
+
+
+def _add_length(found: Draft, recipe: Recipe, prepared: Prepared, base: BaseConfig) -> None:
+    """The longest length, by the examples as `tuneserve plan` counts them."""
+    suggested = found.settings.get("model", {})
+    model = recipe.model.model_copy(update=suggested | recipe.model.model_dump(exclude_unset=True))
+    lengths, longest = longest_example(recipe.model_copy(update={"model": model}), base, prepared)
+    about, margin = ("", 1.0) if lengths == COUNTED else ("about ", _MARGIN)
+    length = _SHORTEST
+    while length < margin * longest:
+        length *= 2
+    reason = f"the longest example has {about}{longest:,} tokens"
+    context = longest_text(base.config)
+    if context is not None and 16 <= context < length:
+        length = context
+        if context < longest:
+            reason += f", and this base is made for {context:,}"
+    found.add("model", "max_seq_length", length, reason)
 
 
 def _add_task(found: Draft, answers: Counter[str]) -> None:

@@ -9,14 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.convert.handover.hub_double import Hub, running_hub
 from tests.support import Runner
-from tuneserve.convert.handover.files import handed_files
+from tuneserve.convert.handover.files import HandedFile, handed_files, sums_of
+from tuneserve.convert.handover.hub import check_repository
 from tuneserve.convert.handover.local import to_lm_studio
+from tuneserve.convert.handover.published import published
 from tuneserve.convert.result import ConvertInputs, ConvertResult, GGUFRecord, MergedInto
 from tuneserve.errors import OutputExistsError, UsageError
 from tuneserve.files import sha256_file
+from tuneserve.finetune.training.result import TrainedBase, TrainOutput
 from tuneserve.run import RunDirectory
 
 TOKEN = "hf_secretsecret"
@@ -45,6 +50,9 @@ def converted(tmp_path: Path) -> RunDirectory:
         )
 
     adapter = {path.name: sha256_file(path) for path in run.adapter.iterdir()}
+    with run.stage("train") as running:
+        base = TrainedBase(spec="b/l", path=str(tmp_path / "b" / "l"), name="l")
+        running.result = TrainOutput(base=base)
     with run.stage("convert") as running:
         running.result = ConvertResult(
             tuned=record(run.tuned_gguf("Q8_0")), base=record(run.base_gguf("Q8_0")),
@@ -174,6 +182,88 @@ def test_an_edited_card_or_modelfile_is_sent_and_told(
     (converted.gguf / "Modelfile").write_text("FROM ./small-Q8_0.gguf\nPARAMETER temperature 1\n")
     assert "README.md, Modelfile" in push("--dry-run").stderr
     assert "wrote it: Modelfile" in tuneserve(*ollama, cwd=converted.root.parents[1]).stderr
+
+
+CARD = """---
+tags: [gguf, lora]
+---
+# small
+
+| quantization | file | size | model |
+|---|---|---|---|
+| Q8_0 | `small-Q8_0.gguf` | 9.0 KiB | fine-tuned |
+| Q8_0 | `base-Q8_0.gguf` | 8.0 KiB | base, for comparison |
+
+## Made of
+"""
+
+
+def test_a_card_lists_what_is_sent(push: Pushing, converted: RunDirectory, hub: Hub) -> None:
+    path = converted.gguf / "README.md"
+    path.write_text(CARD)
+    record = json.loads(converted.record_path.read_text())
+    record["stages"]["convert"]["result"]["handover_sha256"]["README.md"] = sha256_file(path)
+    converted.record_path.write_text(json.dumps(record))
+    without = CARD.replace("| Q8_0 | `base-Q8_0.gguf` | 8.0 KiB | base, for comparison |\n", "")
+    done = push("--json")
+    assert done.returncode == 0, done.stderr
+    assert hub.repositories["me/small-GGUF"]["README.md"].decode() == without
+    assert json.loads(done.stdout)["files"]["README.md"] == len(without)
+    assert push("--with-base").returncode == 0
+    assert hub.repositories["me/small-GGUF"]["README.md"].decode() == CARD
+    assert path.read_text() == CARD
+    path.write_text(f"{CARD}Mine.\n")
+    assert "note: README.md names what is not sent: base-Q8_0.gguf" in push("--dry-run").stderr
+
+
+@pytest.mark.parametrize(
+    ("spec", "folder", "named"),
+    [
+        ("b/l", "b/l", None), ("./l", "b/l", None), ("demo", "cache/smol", None),
+        ("x/y.gguf", "cache/y", None),
+        ("owner/name", "models--owner--name/snapshots/1", "owner/name"),
+    ],
+)  # fmt: skip
+def test_the_adapter_names_a_repository_or_no_base(
+    converted: RunDirectory, tmp_path: Path, spec: str, folder: str, named: str | None
+) -> None:
+    trained = TrainedBase(spec=spec, path=str(tmp_path / folder), name="l")
+    with converted.stage("train", keep=True) as running:
+        running.result = TrainOutput(base=trained)
+    config = {"base_model_name_or_path": str(tmp_path / folder), "r": 4}
+    path = converted.adapter / "adapter_config.json"
+    path.write_text(json.dumps(config))
+    given = HandedFile(path, "adapter/adapter_config.json", sha256_file(path))
+    (sent,) = published(converted, [given])
+    assert sent.content is not None
+    assert json.loads(sent.content) == {"base_model_name_or_path": named, "r": 4}
+    assert sums_of([sent]).startswith(hashlib.sha256(sent.content).hexdigest())
+    assert sent.size == len(sent.content)
+    assert json.loads(path.read_text()) == config
+
+
+@given(
+    st.one_of(
+        st.sampled_from(["me/..", "-x/y", "me/x.git", "me/x--y", "me/x.", ".a/b", "me/", "a/b/c",
+                         "x" * 96 + "/y", "x" * 97 + "/y", "me/_x_", "me/x.gitx"]),
+        st.text("aZ9_-./é", min_size=1, max_size=12),
+    )
+)  # fmt: skip
+def test_a_repositorys_name_is_checked_as_the_client_does(name: str) -> None:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils._validators import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+        right = "/" in name
+    except HFValidationError:
+        right = False
+    try:
+        check_repository(name)
+        taken = True
+    except UsageError:
+        taken = False
+    assert taken == right
 
 
 def test_a_missing_file_is_named(converted: RunDirectory) -> None:

@@ -23,6 +23,7 @@ from tuneserve.convert.route import require_own_architecture
 from tuneserve.errors import UsageError
 from tuneserve.files import write_json
 from tuneserve.findings import Finding
+from tuneserve.finetune.runtime.model import check_loadable
 from tuneserve.gguf.reader import GGUFFile
 from tuneserve.safetensors import SafetensorsWriter, TensorSpec, checkpoint_tensors
 from tuneserve.settings import Recipe
@@ -42,6 +43,7 @@ SHAPES: dict[str, tuple[int, ...]] = {
     "model.layers.0.mlp.gate_proj.weight": (64, 32), "model.layers.0.mlp.up_proj.weight": (64, 32),
     "model.layers.0.mlp.down_proj.weight": (32, 64),
 }  # fmt: skip
+QUERIES = "model.layers.0.self_attn.q_proj"
 Change = Callable[[Path], None]
 
 
@@ -209,6 +211,17 @@ REFUSED: dict[str, tuple[Change, str]] = {
             "rope_theta": 10000.0, "attention_factor": 1.7,
         }), "llama.cpp = transformers: F32, 1 of 1 layers: KL divergence",
     ),
+    "a bias that config.json does not speak of": (
+        lambda base: _write_weights(base, {**SHAPES, f"{QUERIES}.bias": (32,)}),
+        r"biases: model\.layers\.0\.self_attn\.q_proj\.bias in the weights, which .* "
+        r"\(attention_bias = true\)"),
+    "biases that the weights have not": (
+        config(attention_bias=True, mlp_bias=True),
+        r"biases: config\.json asks for model\.layers\.0\.mlp\.down_proj\.bias, .* \(\+4\), which "
+        r".*\(attention_bias = false, mlp_bias = false\)"),
+    "a whole number for a fraction": (
+        config(rms_norm_eps=0),
+        r"configuration: transformers does not take .*rms_norm_eps.* got int .* written 0\.0"),
 }  # fmt: skip
 
 
@@ -225,6 +238,18 @@ def test_what_can_not_be_converted_is_refused_before_training(
     shown = refusals(check(base, tmp_path))
     assert re.search(words, shown), shown
     assert "/tmp/tuneserve-" not in shown  # no place that the user does not know
+
+
+def test_a_training_says_too_what_transformers_does_not_take(
+    small_base: Path, tmp_path: Path
+) -> None:
+    """Where its check is left out."""
+    base = tmp_path / "base"
+    shutil.copytree(small_base, base)
+    check_loadable(base)
+    config(rms_norm_eps=0)(base)
+    with pytest.raises(UsageError, match=r"can't load this base: .*expected float, got int"):
+        check_loadable(base)
 
 
 def test_what_can_be_converted_is_not_refused(small_base: Path, tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from tuneserve.chat.examples import Example
 from tuneserve.chat.prompt import FastTokenizer, GGUFTokenizer, template_of
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.writer import write_gguf
-from tuneserve.convert.verify.verify import choose_sequences, vocabulary_checks
+from tuneserve.convert.verify.make_reference import choose_sequences
+from tuneserve.convert.verify.verify import vocabulary_checks
 from tuneserve.convert.verify.vocabulary import TrainerTokenizer
 from tuneserve.finetune.data.prepare import Prepared
 from tuneserve.finetune.data.split import Split

@@ -9,9 +9,17 @@ import pytest
 
 from tests.convert.convert_support import Trained
 from tuneserve.arrays import Floats
+from tuneserve.convert.stage import convert
 from tuneserve.convert.verify.recorded import check_recorded, loss_of, read_recorded
 from tuneserve.convert.verify.reference import reference_logits
-from tuneserve.finetune.training.recorded import RecordedAnswer, RecordedLosses, write_losses
+from tuneserve.finetune.training.recorded import (
+    FILE,
+    RecordedAnswer,
+    RecordedLosses,
+    write_losses,
+)
+from tuneserve.run import RunDirectory
+from tuneserve.settings import ConvertSettings
 
 SEQUENCES = [[1, 500, 42, 7, 300, 2], [5, 6, 7, 8, 9, 10, 11, 12, 2]]
 
@@ -86,3 +94,14 @@ def test_the_shortest_examples_are_read(tmp_path: Path) -> None:
     assert lengths(10, 2) == [3, 5]
     assert lengths(10, 9) == [3, 5, 9]
     assert lengths(2, 9) == [3]
+
+
+def test_a_run_without_recorded_losses_is_told_so(
+    run: RunDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for empty in (None, RecordedLosses(precision="fp32", examples=[])):
+        if empty is not None:
+            write_losses(empty, run.data)
+        convert(run, ConvertSettings(quantization="Q8_0"), force=True)
+        told = f"note: no loss was recorded in {run.data / FILE} to compare with"
+        assert capsys.readouterr().err.count(told) == 1

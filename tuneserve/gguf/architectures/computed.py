@@ -21,8 +21,7 @@ _SAME_ACTIVATIONS = (
     frozenset({"silu", "swish"}),
     frozenset({"gelu", "gelu_pytorch_tanh", "gelu_new", "gelu_fast"}),
 )
-# What each kind of RoPE scaling can't do without.
-_ROPE_KEYS: Mapping[str, tuple[str, ...]] = {
+SCALING_KEYS: Mapping[str, tuple[str, ...]] = {
     "linear": ("factor",),
     "yarn": ("factor",),
     "llama3": (
@@ -31,6 +30,7 @@ _ROPE_KEYS: Mapping[str, tuple[str, ...]] = {
     "longrope": ("short_factor", "long_factor"),
     "su": ("short_factor", "long_factor"),
 }  # fmt: skip
+"""What each kind of RoPE scaling can't do without."""
 _ROPE_LISTS = frozenset({"short_factor", "long_factor"})
 # Of transformers' configurations: what max_window_layers is, and where windows start from it.
 _MAX_WINDOW_LAYERS = 28
@@ -96,7 +96,7 @@ def _check_rope(config: Config, key: str) -> None:
 
 def _check_scaling(scaling: Config, place: str) -> None:
     kind = scaling.get("rope_type") or scaling.get("type") or "default"
-    for name in _ROPE_KEYS.get(str(kind), ()):
+    for name in SCALING_KEYS.get(str(kind), ()):
         value: Any = scaling.get(name)
         if value is None:
             raise UsageError(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tuneserve.chat.template import ChatTemplate
-from tuneserve.convert.model_card import modelfile, probe
+from tuneserve.convert.ollama import modelfile, probe
 
 CHATML = (
     "{% for m in messages %}{% if loop.first and m['role'] != 'system' %}<|im_start|>system\n"
