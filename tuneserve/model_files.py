@@ -154,10 +154,13 @@ def check_config(path: Path) -> dict[str, Any]:
 
 
 def _uneven_heads(config: Mapping[str, Any]) -> list[str]:
-    """Heads that do not share out what they have between them."""
+    """Heads that do not share out what they have between them. Where there are none is told by the
+    architecture, which knows whether it has some."""
     hidden, heads, groups = (
         config.get(name) for name in ("hidden_size", "num_attention_heads", "num_key_value_heads")
     )
+    if heads == 0 or groups == 0:
+        return []
     told = f"num_attention_heads = {shown(heads)}"
     problems = []
     if isinstance(heads, int) and isinstance(groups, int) and heads % groups:
