@@ -13,6 +13,8 @@ from tuneserve.files import read_json, sha256_file
 from tuneserve.text_model import plain_config, text_config
 
 CONFIG = "config.json"
+_ACTIVATIONS = {"swish": "silu"}
+"""Other names of one function."""
 _UNREADABLE = (TypeError, ValueError, KeyError, ArithmeticError, AttributeError)
 """What numbers raise that are none."""
 _HARMLESS = frozenset({
@@ -72,7 +74,13 @@ def tell_other_config(other: Path, trained: Path, recorded: Mapping[str, str]) -
 def _computed(config: Mapping[str, Any]) -> dict[str, Any]:
     """What the computation depends on, but for RoPE."""
     kept = {key: of for key, of in config.items() if key not in _HARMLESS | ROPE_KEYS}
-    return {key: of for key, of in kept.items() if "unsloth" not in key and of is not None}
+    if not config.get("use_sliding_window", True):
+        kept.pop("max_window_layers", None)
+    return {
+        key: _ACTIVATIONS.get(str(of), of)
+        for key, of in kept.items()
+        if "unsloth" not in key and of is not None
+    }
 
 
 def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:

@@ -17,7 +17,12 @@ from tuneserve.bench.tasks.scorers.reason_words import BECAUSE, CONCLUDES, SINCE
 _WORD = r"[^\W\d_]{1,20}"
 _UNIT = rf"(?: ?[%°]? ?{_WORD}(?:/{_WORD})?[²³]?(?: {_WORD}){{0,2}}?| ?[%€$£¥₹]|)"
 _SENTENCE_END = re.compile(r"[.!?](?=\s|\Z)|[。！？।؟\n]")
-_BECAUSE = re.compile(rf"(?i)[\s,;(—–-]{{0,3}}{BECAUSE}|\s?[,;—–-]\s{{0,2}}{SINCE}\s")
+_BECAUSE = re.compile(
+    rf"(?i)[^\n.!?;:,\d]{{0,30}}?(?:[\s,;(—–-]{{0,3}}{BECAUSE}"
+    r"|\s?[,;—–-][ \t]{0,2}(?:since|car|pois|ведь|bo|бо|siden|vì)\s)"
+)
+"""Behind the number that an answer begins with. Further back a reason may be a step: we multiply 4
+by 3 because there are 3 boxes, which gives 12."""
 # In front of a number that an answer begins with.
 _START = re.compile(
     rf"(?i)[\s*_~\"'(]*(?:(?:so|thus|sum|summe|共|총|모두|{TOTAL})\s?:?\s{{0,2}})?[*_]*(?=[-+]?\.?\d)"
@@ -48,6 +53,11 @@ _ADDS = re.compile(
 )
 _SAYS_MORE = re.compile(rf"{CONCLUDES.pattern}|[=≈≃→]")
 _RESULT = re.compile(r"[=≈≃→]\s*[$€£¥₹*_]*\Z")
+_GIVES = re.compile(
+    r"(?i)\b(?:giv(?:es?|ing)|gets?|getting|result\w*|yield\w*|obtain\w*|comes?\sto|ends?\sup"
+    r"|ending\sup|final\w*|leav(?:es?|ing)|erhalten|erhält|bekommen|bekommt|ottien\w+|obt\w+|donne\w*"
+    r"|получа\w+|получи\w+)\b|得|共"
+)
 _MOST_PARTS, _LONGEST = 12, 400  # numbers; characters of a sentence
 _EXACT = 1e-9  # relative
 
@@ -58,23 +68,18 @@ def answer_first(text: str) -> str:
     first = number_at(text, start.end()) if start else None
     if first is not None and _is_explained(text, first):
         return text[: first.end]
-    return _without_parts(_without_reasons(text))
+    return _without_parts(text if first is None else _without_reason(text, first))
 
 
-def _without_reasons(text: str) -> str:
-    """Without the rest of a sentence that gives the reason for a number in front of it."""
-    kept, place = [], 0
-    for found in _BECAUSE.finditer(text):
-        if found.start() < place:
-            continue
-        end = _sentence_end(text, found.end())
-        sentence = _SENTENCE_END.split(text[max(place, found.start() - _LONGEST) : found.start()])[
-            -1
-        ]
-        if find_numbers(sentence) and not CONCLUDES.search(text, found.end(), end):
-            kept.append(text[place : found.start()])
-            place = end
-    return "".join([*kept, text[place:]])
+def _without_reason(text: str, first: Number) -> str:
+    """Without the rest of the sentence where it gives the reason for the number in front of it."""
+    found = _BECAUSE.match(text, first.end)
+    if found is None:
+        return text
+    end = _sentence_end(text, found.end())
+    if _decides(text[found.end() : end], first):
+        return text
+    return f"{text[: first.end]} {text[end:]}"
 
 
 def _is_explained(text: str, first: Number) -> bool:
@@ -85,10 +90,21 @@ def _is_explained(text: str, first: Number) -> bool:
     rest = text[apart.end() :] if apart else ""
     if apart is None or not rest or not re.search(r"[\n。]", apart["gap"]):
         return False
-    if _LABEL.match(rest):
+    told = _LABEL.match(rest) or _REASON_LINE.match(rest)
+    explains = told or (apart["gap"].count("\n") > 1 and _comes_back(rest, first))
+    return bool(explains) and not CORRECTION.search(rest) and not _decides(rest, first)
+
+
+def _comes_back(rest: str, first: Number) -> bool:
+    """Is the number named again, or made of those that follow?"""
+    numbers = find_numbers(rest)
+    if any(equal(one, first, _EXACT) for one in numbers):
         return True
-    explains = apart["gap"].count("\n") > 1 or _REASON_LINE.match(rest) is not None
-    return explains and not CORRECTION.search(rest) and not _decides(rest, first)
+    if len(numbers) == 2 and first.value and numbers[1].value:
+        one, other = (number.value for number in numbers)
+        if first.value in (one - other, one / other):
+            return True
+    return _made_of(numbers[:_MOST_PARTS], first) is not None
 
 
 def _decides(rest: str, first: Number) -> bool:
@@ -96,9 +112,9 @@ def _decides(rest: str, first: Number) -> bool:
     numbers = find_numbers(rest)
     if not numbers:
         return False
-    if _RESULT.search(rest, 0, numbers[-1].start):
+    if _RESULT.search(rest, 0, numbers[-1].start) or _GIVES.search(rest):
         return not equal(numbers[-1], first, _EXACT)
-    if any(equal(one, first, _EXACT) for one in numbers):
+    if _comes_back(rest, first):
         return False
     *before, last = (one.value for one in numbers[-_MOST_PARTS:])
     if last in (first.value + sum(before), first.value * math.prod(before)):

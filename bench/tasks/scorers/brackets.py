@@ -92,6 +92,8 @@ def _is_the_same(inside: str, one: Number, unit: str, before: str) -> bool:
     other = _OTHER_UNIT.fullmatch(inside)
     if CONCLUDES.search(other["unit"] if other else inside):
         return False
+    if equal(numbers[0], one, 1e-9):  # 25 % (1 out of 4)
+        return True
     if unit and other and other["unit"].strip() not in ("", unit):
         return _NO_UNIT.search(other["unit"]) is None
     near = equal(numbers[0], one, 0.01)

@@ -43,7 +43,11 @@ _EXCEPT = re.compile(rf"(?i){EXCEPT}{_TO_THE_CHOICE}")
 _REST_IS_WRONG = re.compile(rf"(?i){ALL_WRONG}|{THE_REST_IS_WRONG}")
 _EXCEPTED = re.compile(rf"(?i){EXCEPTED}")
 _CONCEDES, _CONCEDED = re.compile(rf"(?i){CONCEDES}"), re.compile(rf"(?i){CONCEDED}")
-_OVERALL = re.compile(rf"(?i){OVERALL}[^.;!?\n。；！？]{{0,40}}\Z")
+# Not in brackets behind it, and not what it says there is none of: overall, nothing negative.
+_OVERALL = re.compile(
+    rf"(?i){OVERALL}(?:(?!\b(?:no|not|nothing|none|never|kein\w*|nichts?|rien|nada|niente|nic)\b)"
+    r"[^.;!?\n。；！？()]){0,40}\Z"
+)
 _LESS_THAN = re.compile(rf"(?i){LESS_THAN}")
 _NEGATION_AFTER = re.compile(
     rf"[\"')\]*_」』]*(?:(?i:{BEHIND}|{ALL_WRONG})|\s?(?:"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tuneserve.convert.merge.merge_base import check_merge_base
 from tuneserve.convert.merge.rope import rope_differences
+from tuneserve.errors import UsageError
 
 LLAMA: dict[str, Any] = {
     "model_type": "llama", "hidden_size": 256, "num_attention_heads": 4,
@@ -115,3 +119,27 @@ def test_the_same_in_other_words_is_no_difference(
 def test_another_value_is_named(one: dict[str, Any], other: dict[str, Any], told: str) -> None:
     (found,) = rope_differences(one, other)
     assert found.startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("changed", "same"),
+    [
+        ({"hidden_act": "swish"}, True),
+        ({"hidden_act": "gelu"}, False),
+        ({"max_window_layers": 28}, True),
+        ({"max_window_layers": 28, "use_sliding_window": True}, False),
+    ],
+)
+def test_what_copies_write_otherwise_is_the_same_computation(
+    changed: dict[str, Any], same: bool, tmp_path: Path
+) -> None:
+    ours = {**PLAIN, "hidden_act": "silu", "use_sliding_window": False, "max_window_layers": 1}
+    folders = [tmp_path / "ours", tmp_path / "theirs"]
+    for folder, config in zip(folders, (ours, {**ours, **changed}), strict=True):
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps(config))
+    if same:
+        check_merge_base(*folders)
+        return
+    with pytest.raises(UsageError, match="another computation"):
+        check_merge_base(*folders)

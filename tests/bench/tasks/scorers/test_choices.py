@@ -503,6 +503,17 @@ def test_what_is_only_conceded_is_not_chosen(text: str) -> None:
     assert settled_choice(text, WORDS) == ("negative", "one")
 
 
+@pytest.mark.parametrize(
+    ("text", "choice"),
+    [
+        ("negative overall (positive about the food)", "negative"),
+        ("Positive. Overall, nothing negative was said.", "positive"),
+    ],
+)
+def test_what_stands_behind_a_sum_is_not_always_it(text: str, choice: str) -> None:
+    assert settled_choice(text, WORDS)[0] == choice
+
+
 def test_a_concession_without_another_choice_concedes_nothing() -> None:
     assert settled_choice("Although it is positive, it is short.", WORDS) == ("positive", "one")
     assert settled_choice("All but A are right", list("ABCD")) == (None, "none")
