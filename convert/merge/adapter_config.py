@@ -25,8 +25,8 @@ MOST_FREE_PATTERNS = 16
 CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 UNSUPPORTED = ("fan_in_fan_out", "megatron_config", "alora_invocation_tokens")
 """What of a configuration a merge can't do. An activated LoRA acts on a part of the tokens only."""
-_SCALED_BY = {"r": "r", "lora_alpha": "alpha", "use_rslora": "use_rslora"}
-"""What a LoRA is multiplied by, and what the run's settings call it."""
+_AS_SET = {"r": "r", "lora_alpha": "alpha", "use_rslora": "use_rslora", "use_dora": "use_dora"}
+"""What a LoRA is computed by, and what the run's settings call it."""
 _NAMED = 5
 
 _TEXTS = ("target_modules", "exclude_modules", "layers_pattern", "modules_to_save",
@@ -67,7 +67,7 @@ def check_scale_as_trained(directory: Path, train: Mapping[str, Any]) -> None:
     config = read_adapter_config(directory)
     problems = [
         f"{key} is {shown(config.get(key))}, trained with {name} = {shown(train[name])}"
-        for key, name in _SCALED_BY.items()
+        for key, name in _AS_SET.items()
         if name in train and (config.get(key) or False) != train[name]
     ]
     ranks, alphas = (config.get(f"{name}_pattern") or {} for name in ("rank", "alpha"))

@@ -93,6 +93,7 @@ def test_is_refused_by_name(
         ({"lora_alpha": 17}, "lora_alpha is 17, trained with alpha = 8"),
         ({"r": 8}, "r is 8, trained with r = 4"),
         ({"use_rslora": True}, "use_rslora is True, trained with use_rslora = False"),
+        ({"use_dora": True}, "use_dora is True, trained with use_dora = False"),
         ({"alpha_pattern": {"q_proj": 9}}, "'q_proj' has rank 4 and alpha 9 in rank_pattern"),
         ({"rank_pattern": {"q_proj": 2}}, "'q_proj' has rank 2 and alpha 8 in rank_pattern"),
         ({"rank_pattern": {"q_proj": 8}, "alpha_pattern": {"q_proj": 16}}, ""),
@@ -103,7 +104,7 @@ def test_an_adapter_that_contradicts_the_runs_settings_is_refused(
     run: RunDirectory, changes: dict[str, object], told: str
 ) -> None:
     """Whatever the hashes say."""
-    run.update(settings={"train": {"r": 4, "alpha": 8, "use_rslora": False}})
+    run.update(settings={"train": {"r": 4, "alpha": 8, "use_rslora": False, "use_dora": False}})
     plan = plan_of(run, SETTINGS)
     plan.check_as_trained()
     edit_config(run.adapter / "adapter_config.json", **changes)
