@@ -76,7 +76,8 @@ def test_a_judge_that_could_not_be_read_is_no_opinion(tmp_path: Path) -> None:
         ("A is worse.\nB", True),
         ("A. Wait, B", True),
         ("A or B", False),
-        ("A is better than B", False),
+        ("A is better than B", True),
+        ("A and B are equally good", False),
     ],
 )  # fmt: skip
 def test_a_judge_that_names_both_has_made_no_choice(tmp_path: Path, text: str, wins: bool) -> None:
