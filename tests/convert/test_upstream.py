@@ -13,6 +13,7 @@ from tests.support import ModulePaths
 from tuneserve.convert.stage import convert
 from tuneserve.convert.upstream import convert_run, run_converter, stage_checkpoint
 from tuneserve.errors import TuneserveError, UsageError
+from tuneserve.files import read_json, write_json
 from tuneserve.finetune.training.result import TrainedBase, TrainOutput
 from tuneserve.gguf.reader import GGUFFile
 from tuneserve.gguf.system_prompt import system_prompt_of
@@ -88,7 +89,8 @@ def test_without_a_converter_the_way_out_is_told(phi2: RunDirectory, tmp_path: P
 def test_the_architecture_is_told_before_the_adapter(phi2: RunDirectory, tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "stable")
     shutil.copytree(phi2.root, run.root, ignore=shutil.ignore_patterns("gguf"))
-    (run.adapter / "adapter_config.json").write_text('{"peft_type": "LORA", "lora_bias": true}')
+    config = run.adapter / "adapter_config.json"
+    write_json(config, {**read_json(config), "lora_bias": True})
     with pytest.raises(UsageError, match="'PhiForCausalLM' is not supported"):
         convert(run, ConvertSettings())
 
