@@ -12,14 +12,14 @@ from tuneserve.bench.tasks.scorers.calculations import TOTAL
 from tuneserve.bench.tasks.scorers.corrections import CORRECTION
 from tuneserve.bench.tasks.scorers.number_lists import equal
 from tuneserve.bench.tasks.scorers.number_tokens import Number, find_numbers, number_at
-from tuneserve.bench.tasks.scorers.reason_words import BECAUSE, CONCLUDES, SINCE
+from tuneserve.bench.tasks.scorers.reason_words import BECAUSE, CONCLUDES, SINCE, SURELY_SINCE
 
 _WORD = r"[^\W\d_]{1,20}"
 _UNIT = rf"(?: ?[%°]? ?{_WORD}(?:/{_WORD})?[²³]?(?: {_WORD}){{0,2}}?| ?[%€$£¥₹]|)"
 _SENTENCE_END = re.compile(r"[.!?](?=\s|\Z)|[。！？।؟\n]")
 _BECAUSE = re.compile(
     rf"(?i)[^\n.!?;:,\d]{{0,30}}?(?:[\s,;(—–-]{{0,3}}{BECAUSE}"
-    r"|\s?[,;—–-][ \t]{0,2}(?:since|car|pois|ведь|bo|бо|siden|vì)\s)"
+    rf"|\s?[,;—–-][ \t]{{0,2}}{SURELY_SINCE}\s)"
 )
 """Behind the number that an answer begins with. Further back a reason may be a step: we multiply 4
 by 3 because there are 3 boxes, which gives 12."""

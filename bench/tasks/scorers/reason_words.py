@@ -11,7 +11,10 @@ BECAUSE = (
     r"|karena|bởi\svì|لأن\w*|क्योंकि)(?!\w)|因为|因為|由于|由於|なぜなら|왜냐하면|เพราะ)"
 )
 """Nothing else can be meant."""
-SINCE = r"(?:(?:since|as|da|car|want|pois|ty|for|bo|бо|ведь|siden|vì)(?!\w))"
+SURELY_SINCE = r"(?:(?:since|car|pois|bo|бо|ведь|siden|vì)(?!\w))"
+"""Reasons where they begin a clause behind a number; the others of SINCE say other things there
+too: 3 feet, for a distance of 24."""
+SINCE = rf"(?:{SURELY_SINCE}|(?:as|da|want|ty|for)(?!\w))"
 """Reasons where they begin a clause."""
 REASON = re.compile(rf"(?i)[,;(]?\s(?:{BECAUSE}|{SINCE}\s)")
 """What follows gives the reason, or checks the result."""
