@@ -5,9 +5,10 @@ user calls it, with the same recipe each time: 16 examples a step, of about 1,83
 
     python benchmarks/finetune_gpus.py --base DIR --tokenizer DIR --work DIR [--steps 34]
 
-One GPU, then two: tokens per second of the steps after the first, peak memory, and how far the
-losses of the steps are apart. Then two again, of which one process is killed with SIGKILL at some
-step, and one GPU that goes on from the checkpoint: how far its losses are from those of one GPU.
+One GPU, then two, then two with the base divided (--shard): tokens per second of the steps after
+the first, peak memory, and how far the losses of the steps are apart. Then two again, of which one
+process is killed with SIGKILL at some step, and one GPU that goes on from the checkpoint: how far
+its losses are from those of one GPU.
 
 Prints one JSON object a line, as soon as it is known.
 """
@@ -42,6 +43,7 @@ def main() -> int:
     parser = parser_of(__doc__ or "")
     parser.add_argument("--steps", type=int, default=34)
     parser.add_argument("--seed", type=int, default=0, help="of the step at which one is killed")
+    parser.add_argument("--no-kill", action="store_true", help="leave out the killed process")
     parser.add_argument("more", nargs="*", help="options for all trainings, after --")
     options = parser.parse_args()
     begin(options)
@@ -52,6 +54,13 @@ def main() -> int:
         "two beside one", apart=apart(one, two),
         rate=round(two["steady_tokens_per_second"] / one["steady_tokens_per_second"], 3),
     )  # fmt: skip
+    divided = trained("divided", 2, options, "--shard")
+    tell(
+        "divided beside one", apart=apart(one, divided),
+        rate=round(divided["steady_tokens_per_second"] / one["steady_tokens_per_second"], 3),
+    )  # fmt: skip
+    if options.no_kill:
+        return 0
     step = random.Random(options.seed).randrange(options.steps // 3, options.steps * 2 // 3)
     killed_at(step, options)
     rest = trained("killed", 1, options, "--skip-done")

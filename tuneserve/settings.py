@@ -300,6 +300,11 @@ class TrainSettings(Section):
         description="GPUs of this machine to train on, a process for each: a number, or all. They "
         "share out the examples of a step, of which there are as many as with one.",
     )
+    shard: bool = Field(
+        False,
+        description="Divide the base among the GPUs (gpus), so that each holds a part of every "
+        "layer: for bases that one card can't hold. Slower where one can.",
+    )
     packing: Switch = Field(
         "auto",
         description="Lay a batch's examples end to end in one row, each seeing only itself, "

@@ -158,7 +158,7 @@ def compiles(
 
     Raises UsageError if the settings ask for it and there is no compiler.
     """
-    if runtime.device != "cpu" or settings.compile == "false":
+    if runtime.device != "cpu" or settings.compile == "false" or settings.shard:
         return False
     if settings.compile == "true":
         if not has_compiler():

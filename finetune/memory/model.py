@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tuneserve.finetune.runtime.shards import GATHERED_LAYERS
 from tuneserve.memory import GIB
 from tuneserve.model_shape import ModelShape
 from tuneserve.settings import TrainSettings
@@ -82,6 +83,7 @@ def training_memory(
     length: int = 0,
     mean_length: float = 0.0,
     compiled: bool = False,
+    divided: int = 1,
 ) -> TrainingMemory:
     """Peak of one step that computes `tokens` tokens at a time (examples x their length).
 
@@ -90,6 +92,7 @@ def training_memory(
     `offloaded`: the token embeddings wait in main memory. On a CPU it matters how many tokens the
     longest example has (`length`) and the mean one (`mean_length`; 0: they are all as long), and
     whether the layers are `compiled`.
+    `divided`: into how many parts, of which each GPU holds one.
     On a GPU the figure is torch's own, without the CUDA context.
     """
     cuda = device == "cuda"
@@ -97,7 +100,8 @@ def training_memory(
     embeddings = shape.embedding_parameters
     if offloaded:
         embeddings -= shape.vocabulary * shape.hidden
-    weights = shape.projection_parameters * linear + embeddings * value_bytes
+    projections = shape.projection_parameters * linear
+    weights = projections + embeddings * value_bytes
     optimizer = settings.optimizer
     if optimizer == "auto":
         optimizer = "adamw_8bit" if cuda else "adamw_torch"
@@ -116,9 +120,16 @@ def training_memory(
     activations = tokens * (whole * kept + inputs * value_bytes + backward)
     if not cuda and mean_length:
         activations *= 1 + _FRAGMENTATION_FACTOR * max(0.0, _EVEN_LENGTHS - mean_length / length)
+    adapter = trained * _TRAINED_BYTES[optimizer] // divided
+    if divided > 1:
+        # The embeddings are gathered for the whole step, beside the part that stays.
+        held = weights / divided + embeddings * value_bytes
+        held += projections * min(GATHERED_LAYERS / shape.layers, 1.0)
+        # Weights in 4 bits are divided once each process has loaded all of them.
+        weights = max(held, weights - adapter - activations) if four_bit else held
     return TrainingMemory(
         weights=int(weights),
-        adapter=trained * _TRAINED_BYTES[optimizer],
+        adapter=adapter,
         activations=int(activations),
         libraries=0 if cuda else _CPU_LIBRARIES + (_COMPILER if compiled else 0),
     )

@@ -80,6 +80,8 @@ def plan_sharing(
 def obstacle(config: Any, settings: TrainSettings, longest: int) -> str | None:
     """Why examples of up to `longest` tokens can't share what this model computes of their
     beginnings; None if nothing is known that speaks against it."""
+    if settings.shard:
+        return "each process has but a part of the base (shard)"
     if settings.dropout or settings.neftune_alpha:
         return "dropout and NEFTune draw their noise for each example anew"
     if config is None:

@@ -18,6 +18,7 @@ from pydantic import BeforeValidator
 from tuneserve.errors import UsageError
 from tuneserve.finetune.memory.model import TrainingMemory, training_memory
 from tuneserve.finetune.runtime.processes import process_count
+from tuneserve.finetune.runtime.shards import parts
 from tuneserve.finetune.tokens.sharing import Computed
 from tuneserve.model_shape import ModelShape
 from tuneserve.records import Record
@@ -142,6 +143,7 @@ def search_strategy(
             shape, recipe.train, tokens=tokens, four_bit=four_bit, device=device,
             value_bytes=value_bytes, checkpointing=kind, kept_layers=layers, offloaded=offloaded,
             length=length, mean_length=mean_length, compiled=compiled and kind == "false",
+            divided=parts(recipe.train),
         )  # fmt: skip
         cost = _cost(1 - layers / shape.layers, tokens, four_bit=four_bit, offloaded=offloaded)
         if computed is not None:

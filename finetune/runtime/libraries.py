@@ -22,6 +22,7 @@ from typing import Any
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.files import cache_directory
 from tuneserve.finetune.runtime.processes import local_rank
+from tuneserve.finetune.runtime.shards import prepare_dividing
 from tuneserve.settings import TrainSettings
 
 FIRST_ON_CPU = (2026, 10, 8)
@@ -82,12 +83,15 @@ class Runtime:
         return getattr(self.torch, names[self.precision])
 
 
-def load_runtime(precision: str = "auto") -> Runtime:
-    """Import Unsloth and torch. `precision` 'auto' takes bf16 where the hardware computes in it.
+def load_runtime(precision: str = "auto", *, divided: bool = False) -> Runtime:
+    """Import Unsloth and torch. `precision` 'auto' takes bf16 where the hardware computes in it;
+    `divided`: the base is to be divided among the processes.
 
     Raises TuneserveError if Unsloth can't run on this machine.
     """
     _set_environment()
+    if divided:
+        prepare_dividing()
     fast_model, torch = _import_unsloth()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return Runtime(fast_model, torch, device, _choose_precision(precision, device))

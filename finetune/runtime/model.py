@@ -187,13 +187,9 @@ def trainable_parameters(model: Any) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def check_finite(model: Any, where: str) -> None:
-    """Raise TuneserveError if a trained weight is not a finite number."""
-    broken = [
-        name
-        for name, value in model.named_parameters()
-        if value.requires_grad and not bool(value.isfinite().all())
-    ]
+def check_finite(weights: Mapping[str, Any], where: str) -> None:
+    """Raise TuneserveError if a value of these trained weights is not a finite number."""
+    broken = [name for name, value in weights.items() if not bool(value.isfinite().all())]
     if broken:
         raise TuneserveError(
             f"{len(broken)} of the adapter's tensors hold values that are no finite numbers "

@@ -22,6 +22,7 @@ from tuneserve.finetune.runtime.libraries import Runtime, free_memory, limit_mem
 from tuneserve.finetune.runtime.model import add_adapter, load_base, trainable_parameters
 from tuneserve.finetune.runtime.packing import check_apart, check_honoured
 from tuneserve.finetune.runtime.processes import is_first_process, process_count
+from tuneserve.finetune.runtime.shards import load_adapter, load_divided, trained_weights
 from tuneserve.finetune.tokens.encoder import Encoded, to_dataset
 from tuneserve.finetune.tokens.epoch import TrainingSet
 from tuneserve.finetune.tokens.sharing import Sharing
@@ -88,13 +89,14 @@ class Trained:
     `recorded` holds losses that a conversion must find again, `eval_losses` those of the eval
     split's examples where the settings ask for them.
     `seconds` is the wall time of the steps with their evaluations, `held_out` the figures of the
-    best adapter on the eval split (empty without one).
+    best adapter on the eval split (empty without one), `weights` its values by name.
     """
 
     trainer: Any
     best: int
     seconds: float
     held_out: dict[str, HeldOutLoss]
+    weights: dict[str, Any]
     recorded: RecordedLosses | None = None
     eval_losses: EvalLosses | None = None
 
@@ -150,7 +152,8 @@ def _attempt(job: TrainingJob, resume: Path | None) -> Trained:
             eval_losses = measure_eval_losses(
                 trainer, job.encoded["eval"], job.prepared.split.eval, best
             )
-        return Trained(trainer, best, seconds, held_out, recorded, eval_losses)
+        weights = trained_weights(trainer.model)
+        return Trained(trainer, best, seconds, held_out, weights, recorded, eval_losses)
 
 
 def _rounds_base(job: TrainingJob) -> bool:
@@ -164,6 +167,8 @@ def _load(job: TrainingJob) -> tuple[Any, Any]:
     """The base with a fresh adapter, and its tokenizer."""
     settings = job.budget.settings
     compile_layers(job.budget.compiled)
+    if settings.shard:
+        load_divided(settings, four_bit=job.budget.four_bit)
     model, tokenizer = load_base(
         job.runtime, job.base.path, job.recipe.model, settings.gradient_checkpointing,
         four_bit=job.budget.four_bit, offloaded=settings.offload_embeddings == "true",
@@ -284,12 +289,10 @@ def _step_through(trainer: Any, job: TrainingJob, resume: Path | None) -> None:
 
 def _load_last(trainer: Any, checkpoint: Path) -> None:
     """Put the trainer where it was after the last step, when this checkpoint was written."""
-    from peft import set_peft_model_state_dict
-    from safetensors.torch import load_file
     from transformers import TrainerState
 
     trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-    set_peft_model_state_dict(trainer.model, load_file(checkpoint / "adapter_model.safetensors"))
+    load_adapter(trainer, checkpoint)
     # As the trainer does before its first step: else the losses are computed in another precision.
     trainer.accelerator.prepare_model(trainer.model, evaluation_mode=True)
 
@@ -299,9 +302,6 @@ def _load_best(job: TrainingJob, trainer: Any) -> int:
 
     Raises TuneserveError if the general loss was above its limit at the first evaluation.
     """
-    from peft import set_peft_model_state_dict
-    from safetensors.torch import load_file
-
     last: int = trainer.state.global_step
     rise = general_rise(trainer.state.log_history)
     if trainer.state.best_global_step is None and 0 < job.recipe.train.max_general_rise < rise:
@@ -322,7 +322,7 @@ def _load_best(job: TrainingJob, trainer: Any) -> int:
             where=str(job.run.root),
             hint="Train with --force: it starts afresh.",
         )
-    set_peft_model_state_dict(trainer.model, load_file(checkpoint / "adapter_model.safetensors"))
+    load_adapter(trainer, checkpoint)
     return best
 
 

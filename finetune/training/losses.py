@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from tuneserve.errors import TuneserveError
+from tuneserve.finetune.runtime.shards import let_go
 from tuneserve.finetune.tokens.encoder import IGNORED, Encoded
 from tuneserve.records import Record
 
@@ -130,5 +131,6 @@ def measured_loss(
         if on_batch is not None:
             on_batch(number, len(batches))
     model.train(was_training)
+    let_go(model)
     total = trainer.accelerator.reduce(total, reduction="sum")
     return (total[0] / total[1]).item(), int(total[1].item()), [part.item() for part in sums]

@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from tuneserve.base import ResolvedBase, resolve_base
 from tuneserve.base.fast_tokenizer import save_fast_tokenizer
@@ -39,6 +38,7 @@ from tuneserve.finetune.runtime.processes import (
     process_count,
     wait_for_all,
 )
+from tuneserve.finetune.runtime.shards import check_divisible, is_divided
 from tuneserve.finetune.runtime.targets import with_targets
 from tuneserve.finetune.tokens.encoder import (
     Encoded,
@@ -149,7 +149,7 @@ def train(
                 with ThreadPoolExecutor(1) as pool:
                     hashed = pool.submit(base_hashes, job.base.path)
                     trained = _train(job, resume)
-                with _written_adapter(job, trained.trainer.model):
+                with _written_adapter(job, trained):
                     if replacing:
                         write_split(job.prepared, run)
                         running.withdraw()
@@ -202,6 +202,7 @@ def _prepare(
     if preflight is not None and is_first_process():
         preflight(recipe, base, prepared.split.examples())
     recipe = recipe.model_copy(update={"train": with_targets(base.path, recipe.train)})
+    check_divisible(recipe)
     share = shared_out(recipe.train, process_count())
     stored = None
     if recipe.train.quantization_aware:
@@ -210,7 +211,7 @@ def _prepare(
         stored = stored_weights(base.path)
         say(f"the weights are rounded to {stored.quantization} while training")
     say(f"base model: {base.name}; loading Unsloth")
-    runtime = load_runtime(recipe.train.precision)
+    runtime = load_runtime(recipe.train.precision, divided=recipe.train.shard)
     check_hardware(runtime, recipe.train)
     if process_count() == 1 and (there := runtime.torch.cuda.device_count()) > 1:
         say(f"note: {there} GPUs are here, and one of them trains (--gpus all: every one)")
@@ -245,7 +246,7 @@ def _prepare(
 def _train(job: TrainingJob, resume: Path | None) -> Trained:
     say(job.budget.describe())
     trained = run_training(job, resume)
-    check_finite(trained.trainer.model, where=str(job.run.root))
+    check_finite(trained.weights, where=str(job.run.root))
     return trained
 
 
@@ -258,11 +259,13 @@ def _finish(job: TrainingJob, trained: Trained, resume: Path | None, base: Hashe
 
 
 @contextlib.contextmanager
-def _written_adapter(job: TrainingJob, model: Any) -> Iterator[None]:
+def _written_adapter(job: TrainingJob, trained: Trained) -> Iterator[None]:
     """The adapter is written when the block begins, and takes its place when it ends."""
     with atomic_path(job.run.adapter) as directory:
         with quiet(errors_too=True):
-            model.save_pretrained(directory)
+            model = trained.trainer.model
+            whole = trained.weights if is_divided(model) else None
+            model.save_pretrained(directory, state_dict=whole)
             save_fast_tokenizer(job.tokenizer, directory)
         # PEFT's model card is an empty form for the hub.
         (directory / "README.md").unlink(missing_ok=True)

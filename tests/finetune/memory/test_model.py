@@ -102,6 +102,22 @@ def test_a_few_long_examples_among_short_ones_take_more_than_their_batch(
     assert memory.total / GIB == pytest.approx(measured, rel=0.1)
 
 
+def test_a_divided_base_takes_its_part_and_what_is_gathered() -> None:
+    def gib(divided: int, *, four_bit: bool) -> float:
+        memory = training_memory(
+            LLAMA_8B, TrainSettings(), tokens=64, four_bit=four_bit, device="cuda",
+            checkpointing="unsloth", divided=divided,
+        )  # fmt: skip
+        return memory.total / GIB
+
+    whole, half, quarter = (gib(parts, four_bit=False) for parts in (1, 2, 4))
+    # Half of 15 GiB, the embeddings (2 GiB) once more, and two layers of 32.
+    assert half == pytest.approx(whole / 2 + 2.0 + 0.8, abs=0.2)
+    assert quarter == pytest.approx(whole / 4 + 2.0 + 0.8, abs=0.2)
+    # A 4-bit base is whole in each process while it is loaded.
+    assert gib(8, four_bit=True) == pytest.approx(gib(1, four_bit=True), rel=0.1)
+
+
 def test_parameters_are_those_of_the_models(demo_base: Path) -> None:
     assert LLAMA_8B.parameters == 8_030_261_248
     assert LLAMA_8B.adapter_parameters(16, ALL_PROJECTIONS) == 41_943_040

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,8 +20,9 @@ from tests.support import ROOT
 from tuneserve.errors import UsageError
 from tuneserve.finetune.memory.schedule import plan_steps, shared_out
 from tuneserve.finetune.runtime.launch import Machines, as_torchrun, processes_wanted
+from tuneserve.finetune.runtime.shards import check_divisible
 from tuneserve.run import RunDirectory
-from tuneserve.settings import TrainSettings
+from tuneserve.settings import Recipe, TrainSettings
 
 # What `tuneserve train --gpus N` does where there are GPUs.
 LAUNCH = """
@@ -38,6 +40,8 @@ OPTIONS = (
     "--r", "4", "--batch-size", "4", "--gradient-accumulation", "2", "--evaluations", "1",
     "--near-duplicates", "1", "--precision", "fp32", "--no-preflight",
 )  # fmt: skip
+# Within an epoch: several processes fill up its last step.
+STEPS = ("--max-steps", "13", "--evaluations", "3", "--checkpoint-minutes", "1e-6")
 
 
 @pytest.fixture(scope="module")
@@ -84,24 +88,34 @@ def losses(folder: Path, run: str) -> list[float]:
     return [loss for _, loss in result["losses"]["train"]]
 
 
-@pytest.mark.slow
-def test_two_processes_train_as_one_does_and_go_on_as_one(folder: Path) -> None:
-    steps = ("--max-steps", "5")
-    code, said = done(folder, 1, "--run", "one", *steps)
+def assert_trained_alike(folder: Path, run: str, other: str) -> None:
+    """Losses and adapters are the same within rounding."""
+    np.testing.assert_allclose(losses(folder, run), losses(folder, other), atol=1e-4)
+    found, wanted = (
+        load_file(folder / "runs" / name / "adapter" / "adapter_model.safetensors")
+        for name in (run, other)
+    )
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        np.testing.assert_allclose(found[name], value, atol=1e-4, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def alone(folder: Path) -> str:
+    """A run of one process, STEPS steps."""
+    code, said = done(folder, 1, "--run", "one", *STEPS)
     assert code == 0, said
-    code, said = done(folder, 2, "--run", "two", *steps)
+    return "one"
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does(folder: Path, alone: str) -> None:
+    code, said = done(folder, 2, "--run", "two", *STEPS)
     assert code == 0, said
     assert "2 processes here, as by: torchrun --nproc-per-node=2 --standalone" in said
     assert "Traceback" not in said
     assert said.count("next: tuneserve convert --run two") == 1
-    np.testing.assert_allclose(losses(folder, "two"), losses(folder, "one"), atol=1e-4)
-    one, two = (
-        load_file(folder / "runs" / run / "adapter" / "adapter_model.safetensors")
-        for run in ("one", "two")
-    )
-    assert one.keys() == two.keys()
-    for name, value in one.items():
-        np.testing.assert_allclose(two[name], value, atol=1e-4, err_msg=name)
+    assert_trained_alike(folder, "two", alone)
 
 
 @pytest.mark.slow
@@ -181,3 +195,29 @@ def test_the_line_is_torchruns() -> None:
 def test_machines_that_can_not_be(wrong: tuple[int, int, str]) -> None:
     with pytest.raises(UsageError):
         Machines(*wrong)
+
+
+@pytest.mark.slow
+def test_a_divided_base_trains_as_a_whole_one_and_goes_on(folder: Path, alone: str) -> None:
+    options = ("--run", "divided", "--shard", *STEPS)
+    process = started(folder, 2, *options)
+    wait_for_a_step(folder, "divided", process)
+    process.send_signal(signal.SIGTERM)
+    rest, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, rest
+    code, said = done(folder, 2, *options)
+    assert code == 0, said
+    assert "going on from checkpoint-" in said
+    assert "Traceback" not in said
+    assert said.count("next: tuneserve convert --run divided") == 1
+    assert_trained_alike(folder, "divided", alone)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"shard": True}, {"shard": True, "gpus": 2, "quantization_aware": True}]
+)
+def test_what_can_not_be_divided(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError) as error:
+        check_divisible(Recipe(train=TrainSettings(**wrong)))
+    assert error.value.where == "train.shard"
+    check_divisible(Recipe(train=TrainSettings(shard=True, gpus=2)))
