@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import multiprocessing
 import os
 import re
 import signal
@@ -23,10 +25,11 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,7 @@ import httpx
 from serve_peers import free_port
 
 START_SECONDS = 120
+MOST_ASKING = 8
 ROUND_ROBIN = """
 defaults
     mode http
@@ -115,15 +119,30 @@ def answers(url: str) -> bool:
 
 @dataclass
 class Round:
-    """What came of the requests. `nothing`: failures before a byte of the answer had come."""
+    """What came of the requests. `nothing`: failures before a byte of the answer had come.
+    `began`, `ended`: by the machine's monotonic clock."""
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
     answer_tokens: int = 0
-    seconds: float = 0.0
+    began: float = math.inf
+    ended: float = 0.0
     statuses: Counter[str] = field(default_factory=Counter)
     nothing: int = 0
-    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, other: Round) -> None:
+        """Requests of other clients, at the same time."""
+        self.prompt_tokens += other.prompt_tokens
+        self.cached_tokens += other.cached_tokens
+        self.answer_tokens += other.answer_tokens
+        self.statuses += other.statuses
+        self.nothing += other.nothing
+        self.began = min(self.began, other.began)
+        self.ended = max(self.ended, other.ended)
+
+    @property
+    def seconds(self) -> float:
+        return self.ended - self.began
 
     def figures(self) -> dict[str, Any]:
         return {
@@ -135,16 +154,32 @@ class Round:
         }  # fmt: skip
 
 
-def ask_all(url: str, beginnings: list[str], options: argparse.Namespace, found: Round) -> None:
-    """Every client asks its questions, one after the other, streamed."""
+def ask_all(url: str, beginnings: list[str], options: argparse.Namespace) -> Round:
+    """Every client asks its questions, one after the other, streamed. Several processes ask: one
+    reads some 500 tokens a second at most."""
+    processes = min(options.clients, MOST_ASKING, os.cpu_count() or 1)
+    shares = [range(number, options.clients, processes) for number in range(processes)]
+    found = Round()
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        for part in pool.map(partial(ask, url, beginnings, options), shares):
+            found.add(part)
+    return found
+
+
+def ask(
+    url: str, beginnings: list[str], options: argparse.Namespace, clients: Sequence[int]
+) -> Round:
+    """What came of the requests of these clients, a thread each."""
+    found = Round()
+    lock = threading.Lock()
 
     def client(number: int) -> None:
         with httpx.Client(timeout=600) as http:
             for turn in range(options.requests):
                 question = f"Question {number}.{turn}: say something about the number {number}."
-                ask(http, beginnings[number % len(beginnings)], question)
+                request(http, beginnings[number % len(beginnings)], question)
 
-    def ask(http: httpx.Client, beginning: str, question: str) -> None:
+    def request(http: httpx.Client, beginning: str, question: str) -> None:
         messages = [
             {"role": "system", "content": beginning}, {"role": "user", "content": question},
         ]  # fmt: skip
@@ -163,7 +198,7 @@ def ask_all(url: str, beginnings: list[str], options: argparse.Namespace, found:
                     status = str(response.status_code)
         except httpx.TransportError as error:
             status = type(error).__name__
-        with found.lock:
+        with lock:
             found.statuses[status] += 1
             found.nothing += status != "200" and (received == 0 or status.isdecimal())
             if usage is not None:
@@ -171,10 +206,11 @@ def ask_all(url: str, beginnings: list[str], options: argparse.Namespace, found:
                 found.cached_tokens += usage["prompt_tokens_details"]["cached_tokens"]
                 found.answer_tokens += usage["completion_tokens"]
 
-    began = time.monotonic()
-    with ThreadPoolExecutor(options.clients) as pool:
-        list(pool.map(client, range(options.clients)))
-    found.seconds = time.monotonic() - began
+    found.began = time.monotonic()
+    with ThreadPoolExecutor(len(clients)) as pool:
+        list(pool.map(client, clients))
+    found.ended = time.monotonic()
+    return found
 
 
 def texts(options: argparse.Namespace) -> list[str]:
@@ -200,17 +236,16 @@ def kill_one(service: Service, after: float, told: dict[str, Any]) -> None:
 
 def measured(way: str, options: argparse.Namespace, folder: Path) -> Round:
     """One round of all clients' requests, its figures printed."""
-    found = Round()
     told: dict[str, Any] = {}
     with serving(options, folder) as service:
         if way == "roundrobin":
             with round_robin(service, options.replicas, folder) as port:
-                ask_all(f"http://127.0.0.1:{port}", texts(options), options, found)
+                found = ask_all(f"http://127.0.0.1:{port}", texts(options), options)
         else:
             killer = threading.Thread(target=kill_one, args=(service, options.kill_after, told))
             if way == "killed":
                 killer.start()
-            ask_all(f"http://127.0.0.1:{service.port}", texts(options), options, found)
+            found = ask_all(f"http://127.0.0.1:{service.port}", texts(options), options)
             if way == "killed":
                 killer.join()
     print(json.dumps({"way": way} | found.figures() | told), flush=True)
