@@ -83,14 +83,15 @@ def wait_for_a_step(folder: Path, run: str, process: subprocess.Popen[str]) -> N
         time.sleep(0.05)
 
 
-def losses(folder: Path, run: str) -> list[float]:
+def losses(folder: Path, run: str, of: str) -> list[float]:
     result = RunDirectory(folder / "runs" / run).read().stages["train"].result
-    return [loss for _, loss in result["losses"]["train"]]
+    return [loss for _, loss in result["losses"][of]]
 
 
 def assert_trained_alike(folder: Path, run: str, other: str) -> None:
     """Losses and adapters are the same within rounding."""
-    np.testing.assert_allclose(losses(folder, run), losses(folder, other), atol=1e-4)
+    for of in ("train", "eval"):
+        np.testing.assert_allclose(losses(folder, run, of), losses(folder, other, of), atol=1e-4)
     found, wanted = (
         load_file(folder / "runs" / name / "adapter" / "adapter_model.safetensors")
         for name in (run, other)
