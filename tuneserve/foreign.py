@@ -95,6 +95,19 @@ def check_own_folders(run: Path) -> None:
         )
 
 
+def leads_nowhere(path: Path) -> bool:
+    """Is it a link to nothing, or to itself?"""
+    if not path.is_symlink():
+        return False
+    try:
+        path.stat()
+    except PermissionError:  # there is something
+        return False
+    except OSError:
+        return True
+    return False
+
+
 def is_of_a_run(path: Path) -> bool:
     """Does this file lie in a run directory, and so comes with the run?"""
     return any((folder / "run.json").is_file() for folder in path.resolve().parents)

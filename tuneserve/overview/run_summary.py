@@ -40,6 +40,7 @@ def summary_of(run: RunDirectory) -> RunSummary:
     """The run in short; one whose record can't be read has that as its state."""
     size = size_of(run.root)
     try:
+        run.check_there()
         check_plain(run.root)
         record = run.read()
         trained = run.finished("train", TrainResult)
