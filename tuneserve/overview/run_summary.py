@@ -75,12 +75,17 @@ def summary_of(run: RunDirectory) -> RunSummary:
         state=_state(run, list(record.stages)),
         created=record.created,
         base=trained.base.spec if trained else str(settings.get("model", {}).get("base", "")),
-        data=[str(data["file"]), *map(str, data.get("more", ()))] if "file" in data else [],
+        data=[str(data["file"]), *map(str, _listed(data.get("more")))] if "file" in data else [],
         figures=figures,
         verdict=benched.verdict if benched is not None else "",
         size_bytes=size,
         removable_bytes=sum(part.size_bytes for part in removable_of(run)),
     )
+
+
+def _listed(value: Any) -> list[Any]:
+    """Of a record that was damaged a list may be anything."""
+    return value if isinstance(value, list) else []
 
 
 def _of_training(trained: TrainResult) -> dict[str, float]:
