@@ -43,6 +43,33 @@ def test_a_run_in_short_has_what_its_record_says(runs: Path) -> None:
     assert {run.name for run in all_runs()} == {"first", "second"}
 
 
+@pytest.mark.parametrize(
+    ("place", "value", "state"),
+    [
+        (("settings", "data", "more"), None, "trained, converted, benched"),
+        (("stages", "bench", "result", "accuracy", "tuned"), 1e309, "trained, converted, benched"),
+        (("stages", "train", "result", "steps", "done"), 10**400, "can't be read: not valid JSON"),
+        (("name",), "a\x1b[2J", "trained, converted, benched"),
+    ],
+)
+def test_a_damaged_record_stops_no_command_about_runs(
+    place: tuple[str, ...], value: Any, state: str, runs: Path, tuneserve: Runner
+) -> None:
+    run = RunDirectory.named("first")
+    record = table = json.loads(run.record_path.read_text())
+    for name in place[:-1]:
+        table = table[name]
+    table[place[-1]] = value
+    run.record_path.write_text(json.dumps(record))
+    found = summary_of(run)
+    assert found.state.startswith(state)
+    shown = tuneserve("show", "first", cwd=runs.parent)
+    assert shown.returncode == int(state.startswith("can't")), shown.stderr
+    assert not {"Traceback", "\x1b"} & {*shown.stderr.split(), *shown.stderr}
+    remove_run(run)
+    assert not run.root.exists()
+
+
 def test_only_what_no_run_needs_can_be_removed(runs: Path) -> None:
     run = RunDirectory.named("first")
     (only,) = removable_of(run)
