@@ -201,10 +201,12 @@ class RunDirectory:
             )
         return result
 
-    def finished(self, stage: str, kind: type[Result]) -> Result | None:
-        """The stage's result, None if it is not finished. Raises TuneserveError for a result that
-        is no `kind`."""
-        entry = self.read().stages.get(stage)
+    def finished(
+        self, stage: str, kind: type[Result], *, record: RunRecord | None = None
+    ) -> Result | None:
+        """The stage's result, None if it is not finished, in a `record` that was read already or
+        that is read now. Raises TuneserveError for a result that is no `kind`."""
+        entry = (record or self.read()).stages.get(stage)
         if entry is None:
             return None
         return parse(

@@ -21,7 +21,7 @@ from tuneserve.finetune.training.progress_file import FILE as PROGRESS_FILE
 from tuneserve.finetune.training.trained_files import ADAPTER_FILES, DATA_FILES
 from tuneserve.locks import holder
 from tuneserve.records import Record
-from tuneserve.run import RunDirectory
+from tuneserve.run import RunDirectory, RunRecord
 from tuneserve.tracking.stage import FILE as TRACKING
 
 _AT_THE_TOP = (
@@ -52,14 +52,16 @@ def holder_of(run: RunDirectory) -> str | None:
     return holder(run.lock)
 
 
-def removable_of(run: RunDirectory, *, held: bool = False) -> list[Removable]:
-    """What of a run can be removed and the run stays whole. Nothing where another process is at
-    work on it (`held`: this one has its lock), its record can't be read, or its folder is a link to
-    another run's."""
+def removable_of(
+    run: RunDirectory, *, held: bool = False, record: RunRecord | None = None
+) -> list[Removable]:
+    """What of a run can be removed and the run stays whole, by its `record`, which is read where it
+    is not given. Nothing where another process is at work on it (`held`: this one has its lock),
+    its record can't be read, or its folder is a link to another run's."""
     if run.other_name_of is not None:
         return []
     try:
-        stages = run.read().stages
+        stages = (record or run.read()).stages
     except TuneserveError:
         return []
     if not held and holder_of(run) is not None:

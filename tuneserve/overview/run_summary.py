@@ -43,9 +43,9 @@ def summary_of(run: RunDirectory) -> RunSummary:
         run.check_there()
         check_plain(run.root)
         record = run.read()
-        trained = run.finished("train", TrainResult)
-        converted = run.finished("convert", ConvertOutput)
-        benched = run.finished("bench", BenchResult)
+        trained = run.finished("train", TrainResult, record=record)
+        converted = run.finished("convert", ConvertOutput, record=record)
+        benched = run.finished("bench", BenchResult, record=record)
     except TuneserveError as error:
         return RunSummary(
             name=run.name, path=str(run.root), state=f"can't be read: {error.message}",
@@ -79,7 +79,7 @@ def summary_of(run: RunDirectory) -> RunSummary:
         figures=figures,
         verdict=benched.verdict if benched is not None else "",
         size_bytes=size,
-        removable_bytes=sum(part.size_bytes for part in removable_of(run)),
+        removable_bytes=sum(part.size_bytes for part in removable_of(run, record=record)),
     )
 
 
