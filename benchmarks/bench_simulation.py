@@ -19,7 +19,7 @@ from functools import cache, lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from tuneserve.bench.stats import intervals, significance
+from tuneserve.bench.stats import intervals, perplexities, significance
 from tuneserve.bench.stats.bootstrap import Bootstrap
 from tuneserve.bench.stats.gaps import GapComparison, compare_gaps
 from tuneserve.bench.stats.proportions import Ends
@@ -256,8 +256,8 @@ def ends(quantity: str, drawn: Floats, tokens: Floats, bootstrap: Bootstrap) -> 
     if quantity == SCORE:
         return intervals.mean_ends(drawn, bootstrap, bounds=(0.0, 1.0))
     if quantity == PERPLEXITY:
-        return intervals.perplexity_ends(drawn * tokens, tokens, bootstrap)
-    return intervals.ratio_ends(drawn * tokens, tokens, bootstrap)
+        return perplexities.perplexity_ends(drawn * tokens, tokens, bootstrap)
+    return perplexities.ratio_ends(drawn * tokens, tokens, bootstrap)
 
 
 def p_values(differences: Floats, bootstrap: Bootstrap) -> Floats:

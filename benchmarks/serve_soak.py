@@ -253,11 +253,13 @@ class Soak:
         text = self.server.log.read_text()
         lines = []
         for line in text.splitlines():
-            if '{"time"' in line:
-                try:
-                    lines.append(json.loads(line))
-                except ValueError:
-                    self.problems.append(f"a line of the log is not JSON: {line[:500]}")
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                self.problems.append(f"a line of the log is not JSON: {line[:500]}")
+            else:
+                if "message" not in entry:
+                    lines.append(entry)
         identities = Counter(line["request_id"] for line in lines)
         if len(identities) < len(lines):
             self.problems.append("the log has a request twice")

@@ -134,7 +134,9 @@ def running_server(
 def _listening_url(process: subprocess.Popen[str], log: Path, wait: float) -> str:
     deadline = time.monotonic() + wait
     while time.monotonic() < deadline:
-        if found := re.search(r"^listening on (http\S+)", log.read_text(), re.MULTILINE):
+        # In a JSON log a replica's message stands behind its name.
+        listens = r'^(?:\{"time": "[^"]+", "message": ")?listening on (http\S+)'
+        if found := re.search(listens, log.read_text(), re.MULTILINE):
             return found.group(1)
         if process.poll() is not None:
             break

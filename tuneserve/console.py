@@ -36,11 +36,23 @@ def stderr_console() -> Console:
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
+_tell: Callable[[str], None] | None = None
+
+
+def tell_by(tell: Callable[[str], None] | None) -> None:
+    """What `say` is given goes to this function from now on; None: to stderr as it is."""
+    global _tell
+    _tell = tell
+
+
 def say(message: str, *, lines: bool = False) -> None:
     """One line for the person watching, written at once: threads' lines do not mix. What a terminal
     would obey or hide is shown as escapes, and so are line breaks, which may come from data, but
     for a message of several `lines`. On a terminal lines end between words, where neither a figure
     and its unit nor a command comes apart."""
+    if _tell is not None:
+        _tell(message)
+        return
     shown = visible(message, keep="\n\t" if lines else "\t")
     if sys.stderr.isatty():
         width = stderr_console().width

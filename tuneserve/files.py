@@ -195,6 +195,13 @@ def clear_leftovers(parent: Path) -> None:
             os.close(lock)
 
 
+def is_leftover(path: Path) -> bool:
+    """Is it a temporary folder that was made here, in use or left by a process that was killed?"""
+    if path.is_symlink() or not path.is_dir() or _MARK not in path.name:
+        return False
+    return (path / OURS).is_file() or _is_new(path)
+
+
 def _is_new(folder: Path) -> bool:
     """Is it empty, and named as `tempfile` names? A kill came before it was marked."""
     form = re.compile(rf"\..+{re.escape(_MARK)}[a-z0-9_]{{8}}")

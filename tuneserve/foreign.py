@@ -8,6 +8,7 @@ in a recipe that --config names and that lies in no run directory.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,13 +68,21 @@ def check_plain(run: Path) -> None:
     """Raise UsageError if a run holds a pipe, a socket, a device or a link to one: what reads it
     may wait for ever."""
     found = (Path(folder, name) for folder, _, names in os.walk(run) for name in names)
-    if special := sorted(str(path) for path in found if is_special(path)):
+    if special := sorted(str(path) for path in found if not _is_regular(path) and is_special(path)):
         raise UsageError(
             "holds what is no file (a pipe, a device, a socket)",
             where=str(run),
             problems=special,
             hint="Remove it.",
         )
+
+
+def _is_regular(path: Path) -> bool:
+    """Is it a file, and no link to one? Most are, and are looked at no further."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except OSError:  # it was removed meanwhile
+        return False
 
 
 def check_own_folders(run: Path) -> None:
@@ -93,6 +102,19 @@ def check_own_folders(run: Path) -> None:
             hint="Put a folder in the link's place. To keep a run on another disk, link the run's "
             "whole folder, or the folder of all runs.",
         )
+
+
+def leads_nowhere(path: Path) -> bool:
+    """Is it a link to nothing, or to itself?"""
+    if not path.is_symlink():
+        return False
+    try:
+        path.stat()
+    except PermissionError:  # there is something
+        return False
+    except OSError:
+        return True
+    return False
 
 
 def is_of_a_run(path: Path) -> bool:

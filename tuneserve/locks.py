@@ -5,7 +5,6 @@ Never truncated or written to, and no link is followed: the name may be somebody
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import time
@@ -31,7 +30,7 @@ class HeldError(TuneserveError):
 @contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
     """Hold the lock file `path` while the block runs; its folder is made. Without `wait` raises
-    HeldError if another process holds it, TuneserveError if it is a link."""
+    HeldError if another process holds it, TuneserveError if it is a link or a folder."""
     lock = hold(path, wait=wait)
     try:
         yield
@@ -45,14 +44,9 @@ def hold(path: Path, *, wait: bool) -> int:
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     try:
         lock = os.open(path, flags, 0o666)
-    except OSError as error:
-        if error.errno != errno.ELOOP:
-            raise
-        raise TuneserveError(
-            "is a symbolic link where a lock file has to be",
-            where=str(path),
-            hint="Remove the link.",
-        ) from error
+    except OSError:
+        check_lockable(path)
+        raise
     try:
         _take(lock, wait=wait)
     except BlockingIOError:
@@ -63,6 +57,19 @@ def hold(path: Path, *, wait: bool) -> int:
         os.close(lock)
         raise
     return lock
+
+
+def check_lockable(path: Path) -> None:
+    """Raise TuneserveError if something that can be no lock file lies in the place of one."""
+    if path.is_symlink():
+        what, hint = "a symbolic link", "Remove the link."
+    elif path.is_dir():
+        what, hint = "a folder", "Move it away."
+    elif path.is_socket() or path.is_block_device():
+        what, hint = "a socket or a device", "Remove it."
+    else:
+        return
+    raise TuneserveError(f"is {what} where a lock file has to be", where=str(path), hint=hint)
 
 
 def _take(lock: int, *, wait: bool) -> None:

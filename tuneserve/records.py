@@ -15,6 +15,7 @@ from tuneserve.files import is_special
 
 Number = int | float
 _MOST_OF_A_RECORD, _MOST_OF_ANSWERS = 256 << 20, 4 << 30  # bytes, which are read into memory
+_MOST_DIGITS = 300
 T = TypeVar("T")
 
 
@@ -39,7 +40,8 @@ def read_versioned(path: Path, newest: int, *, hint: str) -> dict[str, Any]:
     newer release wrote it.
     """
     try:
-        content = json.loads(_content(path, hint, _MOST_OF_A_RECORD).decode("utf-8-sig"))
+        text = _content(path, hint, _MOST_OF_A_RECORD).decode("utf-8-sig")
+        content = json.loads(text, parse_int=_whole)
     except json.JSONDecodeError as error:
         raise TuneserveError(
             f"not valid JSON ({error.msg})", where=f"{path}:{error.lineno}", hint=hint
@@ -56,6 +58,13 @@ def read_versioned(path: Path, newest: int, *, hint: str) -> dict[str, Any]:
             hint="Upgrade tuneserve (pip install --upgrade tuneserve), or take another run.",
         )
     return content
+
+
+def _whole(digits: str) -> int:
+    """A whole number that fits a float, as all that tuneserve writes do."""
+    if len(digits) > _MOST_DIGITS:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
 
 
 def _content(path: Path, hint: str, most: int) -> bytes:

@@ -34,8 +34,8 @@ from tuneserve.durable import make_folder
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.extras import installed_version
 from tuneserve.files import clear_leftovers, write_json
-from tuneserve.foreign import check_own_folders, check_plain
-from tuneserve.locks import HeldError, hold
+from tuneserve.foreign import check_own_folders, check_plain, leads_nowhere
+from tuneserve.locks import HeldError, check_lockable, hold
 from tuneserve.records import Record, parse, read_versioned
 from tuneserve.settings import AUTO_ONLY, Recipe
 
@@ -144,16 +144,17 @@ class RunDirectory:
 
     def require(self) -> RunDirectory:
         """This run, or UsageError naming those that exist, or saying that its record is of a newer
-        release or that it holds what is no file."""
+        release, that it is a link to nothing or that it holds what is no file."""
         self.require_folder()
+        self.check_there()
         check_plain(self.root)
         self.read()
         return self
 
     def require_folder(self) -> RunDirectory:
         """This run, whatever its record says, or UsageError naming those that exist."""
-        if not os.path.lexists(self.record_path):
-            known = sorted(path.parent.name for path in self.root.parent.glob("*/run.json"))
+        if not self.is_there:
+            known = sorted(run.name for run in all_runs())
             raise UsageError(
                 "no such run",
                 where=str(self.root),
@@ -162,11 +163,32 @@ class RunDirectory:
         return self
 
     @property
+    def is_there(self) -> bool:
+        """Is there a record, or a link to nothing in the run's place or in the record's?"""
+        return os.path.lexists(self.record_path) or self.leads_nowhere
+
+    @property
+    def leads_nowhere(self) -> bool:
+        """Is the run's folder a link to nothing?"""
+        return leads_nowhere(self.root)
+
+    def check_there(self) -> None:
+        """Raise UsageError where the run, or its record, is a link to nothing."""
+        for path in (self.root, self.record_path):
+            if leads_nowhere(path):
+                raise UsageError(
+                    f"is a link to nothing ({path.readlink()})",
+                    where=str(path),
+                    hint=f"Bring back what it leads to, or remove it: tuneserve rm {self.name}",
+                )
+
+    @property
     def other_name_of(self) -> str | None:
         """The name of the run that this one's folder is only a link to; None if it is none."""
+        if not self.root.is_symlink() or self.leads_nowhere:
+            return None
         target = self.root.resolve()
-        beside = target.parent == self.root.parent.resolve()
-        return target.name if self.root.is_symlink() and beside else None
+        return target.name if target.parent == self.root.parent.resolve() else None
 
     def require_stage(self, stage: str, kind: type[Result]) -> Result:
         """The finished stage's result, or UsageError saying which command makes it."""
@@ -179,10 +201,12 @@ class RunDirectory:
             )
         return result
 
-    def finished(self, stage: str, kind: type[Result]) -> Result | None:
-        """The stage's result, None if it is not finished. Raises TuneserveError for a result that
-        is no `kind`."""
-        entry = self.read().stages.get(stage)
+    def finished(
+        self, stage: str, kind: type[Result], *, record: RunRecord | None = None
+    ) -> Result | None:
+        """The stage's result, None if it is not finished, in a `record` that was read already or
+        that is read now. Raises TuneserveError for a result that is no `kind`."""
+        entry = (record or self.read()).stages.get(stage)
         if entry is None:
             return None
         return parse(
@@ -261,6 +285,8 @@ class RunDirectory:
 
     def check_writable(self) -> None:
         """Raise TuneserveError if the run can't be written; makes nothing."""
+        self.check_there()
+        check_lockable(self.lock)
         place = next(path for path in (self.root, *self.root.absolute().parents) if path.exists())
         if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
             raise TuneserveError(
@@ -374,7 +400,16 @@ def _now() -> str:
 
 
 def all_runs() -> list[RunDirectory]:
-    """Every run in the folder of the runs, the newest first."""
-    paths = runs_directory().glob("*/run.json")
-    newest = sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True)
-    return [RunDirectory(path.parent) for path in newest]
+    """Every run in the folder of the runs, the newest first; links to nothing too."""
+    folder = runs_directory()
+    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    runs = [run for run in map(RunDirectory, paths) if run.is_there]
+    return sorted(runs, key=_recorded_at, reverse=True)
+
+
+def _recorded_at(run: RunDirectory) -> float:
+    """When its record was written, in seconds since 1970; 0 where that can't be told."""
+    try:
+        return run.record_path.stat().st_mtime
+    except OSError:  # a link to nothing, or it was removed meanwhile
+        return 0.0

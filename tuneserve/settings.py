@@ -781,7 +781,9 @@ class ServeSettings(Section):
         "effect, and parts of tools' schemas that can't be enforced.",
     )
     log: Literal["line", "json", "off"] = Field(
-        "line", description="What is logged of each request: a line, a JSON object, or nothing."
+        "line",
+        description="What is logged of each request: a line, a JSON object, or nothing. With json "
+        "all else that is said is an object too.",
     )
     log_prompts: bool = Field(False, description="Put prompts and answers into the JSON log.")
     mmap: bool = Field(True, description="Map the model file instead of reading it.")

@@ -26,9 +26,10 @@ from tuneserve.bench.compare.results import (
     PerplexityComparison,
     Verdict,
 )
-from tuneserve.bench.stats import intervals, significance
+from tuneserve.bench.stats import intervals, perplexities, significance
 from tuneserve.bench.stats.bootstrap import Bootstrap, FloatArray, cluster_numbers
 from tuneserve.bench.stats.gaps import SMALLEST_GROUP, GapComparison, compare_gaps
+from tuneserve.bench.stats.unseen import longest_of, unseen_share
 from tuneserve.settings import BenchSettings
 
 OUTCOMES: Mapping[int, Outcome] = {1: "better", 0: "no difference shown", -1: "worse"}
@@ -117,10 +118,10 @@ def compare_perplexity(pairs: Sequence[Pair], settings: BenchSettings) -> Perple
     bootstrap = _bootstrap(pairs, settings)
     return PerplexityComparison(
         tokens=sum(tokens),
-        base=intervals.perplexity(base, tokens, bootstrap),
-        tuned=intervals.perplexity(tuned, tokens, bootstrap),
-        ratio=intervals.perplexity_ratio(tuned, base, tokens, bootstrap),
-        longest=intervals.longest_of(tokens, bootstrap),
+        base=perplexities.perplexity(base, tokens, bootstrap),
+        tuned=perplexities.perplexity(tuned, tokens, bootstrap),
+        ratio=perplexities.perplexity_ratio(tuned, base, tokens, bootstrap),
+        longest=longest_of(tokens, bootstrap),
     )
 
 
@@ -258,7 +259,7 @@ def _why_none(accuracy: AccuracyComparison, confidence: float) -> str:
         )
     worse, better = ("base", "tuned") if difference.value > 0 else ("tuned", "base")
     kinds = f"{unit_counted(accuracy)}s"
-    share = percent(intervals.unseen_share(accuracy.clusters, 1 - accuracy.level))
+    share = percent(unseen_share(accuracy.clusters, 1 - accuracy.level))
     return (
         f"Test and interval alone would show one, but {kinds} of a kind that none of the "
         f"{counted(accuracy)} shows may be up to {share} of all: if the {better} model "

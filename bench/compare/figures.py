@@ -12,8 +12,8 @@ from tuneserve.bench.measure.perplexity import MeanError
 from tuneserve.bench.measure.speed import Rate
 from tuneserve.bench.stats.bootstrap import Estimate
 from tuneserve.bench.stats.gaps import SMALLEST_GROUP, GapComparison
-from tuneserve.bench.stats.intervals import UNSEEN_LOSS, unseen_share, with_unseen
 from tuneserve.bench.stats.significance import fewest_clusters
+from tuneserve.bench.stats.unseen import UNSEEN_LOSS, unseen_share, with_unseen
 
 LEVELS = (0.01, 0.05, 0.1)
 """Of tests, as `confidence` is chosen."""

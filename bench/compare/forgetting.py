@@ -41,8 +41,9 @@ from tuneserve.bench.compare.results import (
     TextComparison,
     Verdict,
 )
-from tuneserve.bench.stats import intervals, significance
+from tuneserve.bench.stats import perplexities, significance
 from tuneserve.bench.stats.bootstrap import Estimate, cluster_numbers
+from tuneserve.bench.stats.unseen import longest_of, unseen_odds, unseen_share, with_unseen
 from tuneserve.bench.tasks.tasks import Task
 from tuneserve.console import listed
 from tuneserve.settings import BenchSettings
@@ -135,20 +136,20 @@ def _compare_text(
 ) -> TextComparison:
     """`p` is the adjusted one, of so many `comparisons`."""
     bootstrap = bootstrap_of(text.sources, settings, text.unit.removesuffix("s"))
-    ratio = intervals.perplexity_ratio(text.tuned, text.base, text.tokens, bootstrap)
+    ratio = perplexities.perplexity_ratio(text.tuned, text.base, text.tokens, bootstrap)
     level = (1 - settings.confidence) / comparisons
-    unseen = intervals.unseen_share(bootstrap.count, settings.confidence)
+    unseen = unseen_share(bootstrap.count, settings.confidence)
     same = ratio.low == ratio.high == 1.0  # the same model
     highest = ratio.high
     if highest is not None and not same:
-        longest = intervals.longest_of(text.tokens, bootstrap)
-        highest = intervals.with_unseen(highest, bootstrap.count, settings.confidence, longest)
+        longest = longest_of(text.tokens, bootstrap)
+        highest = with_unseen(highest, bootstrap.count, settings.confidence, longest)
     return TextComparison(
         name=text.name,
         pieces=len(text.base),
         unit=text.unit,
-        base=intervals.perplexity(text.base, text.tokens, bootstrap),
-        tuned=intervals.perplexity(text.tuned, text.tokens, bootstrap),
+        base=perplexities.perplexity(text.base, text.tokens, bootstrap),
+        tuned=perplexities.perplexity(text.tuned, text.tokens, bootstrap),
         ratio=ratio,
         adjusted_p=p,
         outcome=OUTCOMES[significance.direction(_gain(ratio), p, settings.confidence)],
@@ -235,7 +236,7 @@ def _task_not_excluded(task: TaskComparison, settings: BenchSettings) -> str:
         return f"{where} no loss can be excluded ({points_interval(found.difference)})"
     margin = _margin(found, settings)
     if found.difference.low > -margin:
-        unseen = intervals.unseen_share(found.clusters, settings.confidence)
+        unseen = unseen_share(found.clusters, settings.confidence)
         return f"{where} none is seen, but {_may_hide(unseen, 'prompts', counted(found))}"
     enough = significance.enough_to_exclude(
         found.difference,
@@ -262,7 +263,7 @@ def _task_not_excluded(task: TaskComparison, settings: BenchSettings) -> str:
 def _unseen_loss(found: AccuracyComparison) -> float:
     """What `undoing` supposes to be lost by one of the prompts not seen; by clusters not seen all
     of their prompts do."""
-    full = intervals.unseen_odds(found.clusters, 1 - found.level)
+    full = unseen_odds(found.clusters, 1 - found.level)
     return found.prompts / found.clusters * found.undoing / full
 
 

@@ -10,14 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tuneserve.bench.stats.bootstrap import Bootstrap, Estimate, FloatArray, IntArray
-from tuneserve.bench.stats.intervals import (
-    FEWEST,
-    difference_ends,
-    mean_spread,
-    unseen_odds,
-)
+from tuneserve.bench.stats.intervals import FEWEST, difference_ends, mean_spread
 from tuneserve.bench.stats.proportions import Ends, falling_root, normal_quantile
 from tuneserve.bench.stats.robust import Spread, spread_of
+from tuneserve.bench.stats.unseen import unseen_odds
 from tuneserve.bench.stats.wholeness import nearly_alone, nearly_whole, of_clusters
 
 POWER = 0.8

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ from tuneserve.changes import with_defaults
 from tuneserve.console import say
 from tuneserve.durable import make_folder, sync_folder, sync_tree
 from tuneserve.errors import TuneserveError, UsageError
-from tuneserve.files import check_replaceable, is_made, read_json, remove, write_json
+from tuneserve.files import check_replaceable, is_leftover, is_made, read_json, remove, write_json
 from tuneserve.finetune.memory.search import Decisions
+from tuneserve.finetune.training.trained_files import ADAPTER_FILES
 from tuneserve.identity import changed_files, hashes_of
 from tuneserve.records import parse
 from tuneserve.safetensors import stored_tensors
@@ -29,7 +31,12 @@ _PICKLED = ("optimizer.pt", "scheduler.pt")
 _PARTS = (_WEIGHTS, *_PICKLED, _STATE)
 # What else a training that goes on reads, where it is there.
 _MORE = ("adapter_config.json", "rng_state.pth")
-OWN_FILES = ("checkpoint-[0-9]*/", FINGERPRINT, _STRATEGY, _REPLACING, "README.md")
+OWN_FILES = (FINGERPRINT, _STRATEGY, _REPLACING, "README.md")
+_NAME = re.compile(r"checkpoint-[0-9]+")
+# What the trainer and `seal` write into a checkpoint.
+_CHECKPOINT_FILES = (
+    *ADAPTER_FILES, "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth", _STATE, _HASHES,
+)  # fmt: skip
 _AFRESH = "Pass --force to start afresh, or choose another run with --run NAME."
 
 
@@ -64,10 +71,25 @@ def has_checkpoints(directory: Path) -> bool:
 
 def is_checkpoint(path: Path) -> bool:
     """Is this a folder that the trainer wrote, or began: named as it names them, and with nothing
-    in it or some of a checkpoint's files?"""
-    if not is_made(path, OWN_FILES[:1]):
-        return False
-    return not any(path.iterdir()) or any((path / name).exists() for name in _PARTS)
+    in it but a checkpoint's files?"""
+    return _is_named(path) and not foreign_in_checkpoint(path)
+
+
+def foreign_in_checkpoint(path: Path) -> list[Path]:
+    """What lies in a folder that is named as a checkpoint and is none of its files. Such a one is
+    somebody's: it stays whole. Nothing for a folder of another name."""
+    if not _is_named(path):
+        return []
+    return sorted(
+        inner
+        for inner in path.iterdir()
+        if not (is_made(inner, _CHECKPOINT_FILES) or is_leftover(inner))
+    )
+
+
+def _is_named(path: Path) -> bool:
+    """A copy under a longer name (checkpoint-3-good) is the user's."""
+    return bool(_NAME.fullmatch(path.name)) and path.is_dir() and not path.is_symlink()
 
 
 def checkpoint_directory(directory: Path, step: int) -> Path:
@@ -94,15 +116,15 @@ def seal(checkpoint: Path) -> None:
 
 def drop_older(directory: Path, *, last: int, best: int | None, keep: int) -> None:
     """Delete checkpoints until `keep` are left: the last (which is on the disk by now), the best,
-    and the newest of the others."""
+    and the newest of the others. One with somebody's files in it stays beside them."""
     kept = {last, last if best is None else best}
     # What is beyond the last step was left out as damaged, and will be written again.
     older = [step for step in map(step_of, _numbered(directory)) if step < last]
     for step in sorted(set(older) - kept, reverse=True):
         if len(kept) < keep:
             kept.add(step)
-        else:
-            remove(checkpoint_directory(directory, step))
+        elif is_checkpoint(path := checkpoint_directory(directory, step)):
+            remove(path)
 
 
 def damage_of(checkpoint: Path) -> list[str]:
@@ -125,7 +147,11 @@ def damage_of(checkpoint: Path) -> list[str]:
 
 def discard(directory: Path) -> None:
     """Delete an unfinished training. Raises UsageError if there is more in its folder."""
-    check_replaceable(directory, OWN_FILES, what="training")
+    checkpoints = [path for path in _numbered(directory) if path.is_dir()]
+    own = (*OWN_FILES, *(f"{path.name}/" for path in checkpoints))
+    check_replaceable(directory, own, what="training")
+    for path in checkpoints:
+        check_replaceable(path, _CHECKPOINT_FILES, what="checkpoint")
     remove(directory)
 
 
@@ -210,7 +236,7 @@ def step_of(checkpoint: Path) -> int:
 
 
 def _numbered(directory: Path) -> list[Path]:
-    return [path for path in directory.glob("checkpoint-*") if path.name[11:].isdecimal()]
+    return [path for path in directory.glob("checkpoint-*") if _NAME.fullmatch(path.name)]
 
 
 def _has_all(path: Path) -> bool:

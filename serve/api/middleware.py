@@ -7,7 +7,7 @@ import hmac
 import secrets
 import time
 from collections.abc import Container, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from http import HTTPStatus
 from pathlib import Path
 from types import MappingProxyType
@@ -19,10 +19,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tuneserve.console import say
 from tuneserve.errors import UsageError
 from tuneserve.files import read_text
+from tuneserve.json_log import write_entry
 from tuneserve.serve.api.errors import CLIENT_LEFT, ApiError, as_api_error
 from tuneserve.serve.api.metrics import Metrics
 from tuneserve.serve.engine import Completion, UnavailableError
-from tuneserve.visible import json_text
 
 FACTS = "tuneserve.facts"
 """Key in the ASGI scope: under it the app stores the facts that the access log writes of a request
@@ -121,7 +121,7 @@ class AccessLog:
         if status == HTTPStatus.OK and scope["path"] in self._untold:
             return
         if self._style == "json":
-            say(_as_json(scope, request_id, status, seconds))
+            write_entry(_entry(scope, request_id, status, seconds))
         elif self._style == "line":
             say(_as_line(scope, request_id, status, seconds))
 
@@ -141,20 +141,17 @@ def _as_line(scope: Scope, request_id: str, status: int, seconds: float) -> str:
     return f"{now} {scope['method']} {_path(scope)} {status} {seconds:.2f} s{tokens}  {request_id}"
 
 
-def _as_json(scope: Scope, request_id: str, status: int, seconds: float) -> str:
+def _entry(scope: Scope, request_id: str, status: int, seconds: float) -> dict[str, Any]:
     client = scope.get("client")
-    return json_text(
-        {
-            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "request_id": request_id,
-            "client": client[0] if client else None,
-            "method": scope["method"],
-            "path": _path(scope),
-            "status": status,
-            "seconds": round(seconds, 3),
-            **scope[FACTS],
-        }
-    )
+    return {
+        "request_id": request_id,
+        "client": client[0] if client else None,
+        "method": scope["method"],
+        "path": _path(scope),
+        "status": status,
+        "seconds": round(seconds, 3),
+        **scope[FACTS],
+    }
 
 
 def _path(scope: Scope) -> str:

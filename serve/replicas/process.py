@@ -16,6 +16,7 @@ from typing import IO, Any
 from tuneserve.child import ending, own_module
 from tuneserve.console import say
 from tuneserve.errors import TuneserveError, UsageError
+from tuneserve.json_log import entry_of, is_json_log, write_entry
 
 SOON_SECONDS = 10.0
 """A replica that ends within so long of being ready has failed at once."""
@@ -83,8 +84,8 @@ class ToldProcess:
     def _tell(self, pipe: IO[bytes]) -> None:
         for raw in pipe:
             line = raw.decode("utf-8", "replace").rstrip("\n")
-            self.lines.append(line)
-            say(named_line(self._name, line))
+            self.lines.append(message_of(line))
+            tell_of(self._name, line)
 
     def _hear(self, pipe: IO[bytes]) -> None:
         self.answer = pipe.readline().decode("utf-8", "replace") or None
@@ -92,11 +93,20 @@ class ToldProcess:
             pass
 
 
-def named_line(name: str, line: str) -> str:
-    """A line of a log with its writer's name; in a JSON object as its first field."""
-    if line.startswith('{"') and line.endswith("}"):
-        return f'{{"process": {json.dumps(name)}, {line[1:]}'
-    return f"{name}: {line}"
+def tell_of(name: str, line: str) -> None:
+    """A line of a process's log, with its name: in a log of objects as the field 'process'."""
+    if not is_json_log():
+        say(f"{name}: {line}")
+    elif (entry := entry_of(line)) is not None:
+        write_entry({"process": name, **entry})
+    else:  # HAProxy's, or what a library writes when it ends the process
+        write_entry({"process": name, "message": line})
+
+
+def message_of(line: str) -> str:
+    """A line of a process's log as it stands in an error."""
+    entry = entry_of(line) or {}
+    return str(entry.get("message", line))
 
 
 class ReplicaProcess:

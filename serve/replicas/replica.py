@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from tuneserve.console import print_json, say
 from tuneserve.errors import TuneserveError, of_system
+from tuneserve.json_log import log_as_json
 from tuneserve.serve.api.replica import Replica
 from tuneserve.serve.api.service import Service
 from tuneserve.serve.server import serve
@@ -53,6 +54,8 @@ class Order(NamedTuple):
 def main() -> None:
     """Exit codes as the command's."""
     order = Order.read(json.load(sys.stdin))
+    if order.settings.log == "json":
+        log_as_json()
 
     def ready(service: Service) -> None:
         print_json({"names": list(service.names), "chats": service.template is not None})

@@ -11,7 +11,7 @@ import pytest
 
 from tests.run_support import RECORD, write_run
 from tests.support import Runner
-from tuneserve.cli.cache_files import cache_parts, remove_cached
+from tuneserve.cli.cache_files import cache_parts, kept_bases, remove_cached
 from tuneserve.errors import TuneserveError
 from tuneserve.files import OURS, write_json
 from tuneserve.finetune.training.checkpoints import mark_replacing
@@ -41,6 +41,33 @@ def test_a_run_in_short_has_what_its_record_says(runs: Path) -> None:
     (runs / "second" / "run.json").write_text("{")
     assert summary_of(RunDirectory.named("second")).state.startswith("can't be read: not valid")
     assert {run.name for run in all_runs()} == {"first", "second"}
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "state"),
+    [
+        (("settings", "data", "more"), None, "trained, converted, benched"),
+        (("stages", "bench", "result", "accuracy", "tuned"), 1e309, "trained, converted, benched"),
+        (("stages", "train", "result", "steps", "done"), 10**400, "can't be read: not valid JSON"),
+        (("name",), "a\x1b[2J", "trained, converted, benched"),
+    ],
+)
+def test_a_damaged_record_stops_no_command_about_runs(
+    place: tuple[str, ...], value: Any, state: str, runs: Path, tuneserve: Runner
+) -> None:
+    run = RunDirectory.named("first")
+    record = table = json.loads(run.record_path.read_text())
+    for name in place[:-1]:
+        table = table[name]
+    table[place[-1]] = value
+    run.record_path.write_text(json.dumps(record))
+    found = summary_of(run)
+    assert found.state.startswith(state)
+    shown = tuneserve("show", "first", cwd=runs.parent)
+    assert shown.returncode == int(state.startswith("can't")), shown.stderr
+    assert not {"Traceback", "\x1b"} & {*shown.stderr.split(), *shown.stderr}
+    remove_run(run)
+    assert not run.root.exists()
 
 
 def test_only_what_no_run_needs_can_be_removed(runs: Path) -> None:
@@ -88,23 +115,28 @@ def test_bases_of_runs_stay_in_the_cache(
 ) -> None:
     cache = tmp_path / "cache"
     monkeypatch.setenv("TUNESERVE_CACHE", str(cache))
-    for name in ("used", "other", ".half"):
+    for name in ("used", "other", ".half", "mine"):
         (cache / "bases" / name).mkdir(parents=True)
         (cache / "bases" / name / "config.json").write_text("{}")
-    (cache / "loadable").mkdir()
-    (cache / "loadable" / "x").touch()
-    (cache / "mine.txt").touch()
+    mine = [cache / "bases" / "mine" / "notes.txt", cache / "mine.txt", cache / "loadable" / "mine",
+            cache / "data" / "mine.csv", cache / "data" / "hub" / "mine.csv"]  # fmt: skip
+    made = [cache / "loadable" / ("0a" * 16), cache / "data" / "hub" / "a--b--default--x.parquet"]
+    for path in (*mine, *made):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
     run = RunDirectory.named("first")
     record = json.loads(run.record_path.read_text())
     record["stages"]["train"]["result"]["base"]["path"] = str(cache / "bases" / "used")
     write_json(run.record_path, record)
     parts = cache_parts([run])
-    assert [Path(part.path).name for part in parts] == ["loadable", "other"]
+    assert [Path(part.path).name for part in parts] == ["loadable", "hub", "other"]
+    assert kept_bases() == mine[:1]
     remove_cached(parts)
     assert not (cache / "bases" / "other").exists()
     assert (cache / "bases" / "used" / "config.json").is_file()
-    assert (cache / "mine.txt").is_file()
-    assert list((cache / "loadable").iterdir()) == []
+    assert (cache / "bases" / "mine" / "config.json").is_file()
+    assert all(path.is_file() for path in mine)
+    assert not any(path.exists() for path in made)
 
 
 def test_the_commands_ask_before_and_do_what_they_say(runs: Path, tuneserve: Runner) -> None:
@@ -156,10 +188,73 @@ def test_of_a_run_with_two_names_the_other_one_alone_is_removed(
     assert RunDirectory.named("first").require().checkpoints.is_dir()
 
 
-def test_a_folder_that_only_has_a_checkpoints_name_stays(runs: Path, tuneserve: Runner) -> None:
-    mine = runs / "first" / "checkpoints" / "checkpoint-99"
-    mine.mkdir()
-    (mine / "notes.txt").write_text("mine")
+@pytest.mark.parametrize("name", ["checkpoint-99", "checkpoint-3", "checkpoint-3-good"])
+def test_checkpoints_with_somebodys_files_stay(name: str, runs: Path, tuneserve: Runner) -> None:
+    """And folders and copies that only have such a name; the others go."""
+    mine = runs / "first" / "checkpoints" / name
+    mine.mkdir(exist_ok=True)
+    (mine / "optimizer.pt").touch()
+    kept = mine / ("notes.txt" if name != "checkpoint-3-good" else "trainer_state.json")
+    kept.write_text("mine")
+    listed = tuneserve("clean", "first", "--dry-run", cwd=runs.parent)
+    assert (f"tuneserve did not make it: runs/first/checkpoints/{name}/notes.txt" in listed.stderr
+            ) == (kept.name == "notes.txt")  # fmt: skip
     done = tuneserve("clean", "--yes", cwd=runs.parent)
     assert done.returncode == 0, done.stderr
-    assert [path.name for path in mine.parent.glob("checkpoint-*")] == ["checkpoint-99"]
+    assert [path.name for path in mine.parent.glob("checkpoint-*")] == [name]
+    assert remove_run(RunDirectory.named("first")) == [Path("runs/first/checkpoints") / name]
+    assert (kept.read_text(), (mine / "optimizer.pt").is_file()) == ("mine", True)
+
+
+def test_a_run_that_links_elsewhere_does_not_keep_the_others_from_being_cleaned(
+    runs: Path, tuneserve: Runner
+) -> None:
+    away = runs.parent / "away"
+    (runs / "second" / "checkpoints").rename(away)
+    (runs / "second" / "checkpoints").symlink_to(away)
+    write_run("third")
+    (runs / "third" / ".lock").mkdir()
+    done = tuneserve("clean", "--yes", "--json", cwd=runs.parent)
+    assert done.returncode == 1
+    assert "left as it is: runs/second: has a link to a folder elsewhere" in done.stderr
+    assert "left as it is: runs/third/.lock: is a folder where a lock file has" in done.stderr
+    told = json.loads(done.stdout)
+    assert (list(told["left"]), told["removed_bytes"]) == (["second", "third"], 2000)
+    assert [len(list(runs.glob(f"{name}/checkpoints/checkpoint-*"))) for name in
+            ("first", "second", "third")] == [0, 2, 2]  # fmt: skip
+    for name in ("second", "third"):
+        shutil.rmtree(runs / name)
+    assert tuneserve("clean", "--yes", cwd=runs.parent).returncode == 0
+
+
+def test_a_folder_in_the_place_of_a_lock_is_one_error(runs: Path, tuneserve: Runner) -> None:
+    (runs / "first" / ".lock").mkdir()
+    done = tuneserve("rm", "--yes", "first", cwd=runs.parent)
+    assert done.returncode == 1
+    assert done.stderr.endswith(
+        "error: runs/first/.lock: is a folder where a lock file has to be\n  Move it away.\n"
+    )
+    with pytest.raises(TuneserveError, match="where a lock file has to be"):
+        RunDirectory.named("first").check_writable()  # a stage, before it loads anything
+    assert {one.name: one.state.partition(",")[0] for one in map(summary_of, all_runs())} == {
+        "first": "trained", "second": "trained",
+    }  # fmt: skip
+
+
+def test_links_to_nothing_are_named_and_removed(runs: Path, tuneserve: Runner) -> None:
+    (runs / "gone").symlink_to(runs / "away" / "gone")
+    (runs / "other").symlink_to("removed")
+    (runs / "round").symlink_to("round")
+    (runs / "second" / "run.json").unlink()
+    (runs / "second" / "run.json").symlink_to("/nowhere/run.json")
+    listed = tuneserve("ls", "--json", cwd=runs.parent)
+    states = {run["name"]: run["state"] for run in json.loads(listed.stdout)["runs"]}
+    for name in ("gone", "other", "round", "second"):
+        assert states[name].startswith("can't be read: is a link to nothing (")
+        shown = tuneserve("show", name, cwd=runs.parent)
+        assert (shown.returncode, "remove it: tuneserve rm" in shown.stderr) == (2, True)
+    assert tuneserve("clean", "--yes", cwd=runs.parent).returncode == 0
+    names = ["gone", "other", "round", "second"]
+    done = tuneserve("rm", *names, "--yes", cwd=runs.parent)
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in runs.iterdir()] == ["first"]

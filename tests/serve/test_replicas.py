@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from tests.support import ROOT, ModulePaths, RunningServer, own_certificate, run
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.serve.replicas import haproxy
 from tuneserve.serve.replicas.configuration import containers_configuration
-from tuneserve.serve.replicas.process import ReplicaProcess, named_line
+from tuneserve.serve.replicas.process import ReplicaProcess, message_of, tell_of
 from tuneserve.serve.replicas.shares import gpu_environment, threads_of_each, wanted_replicas
 from tuneserve.settings import ServeSettings
 
@@ -56,14 +57,19 @@ def until(reached: Callable[[], Any], seconds: float = 30.0) -> None:
         time.sleep(0.05)
 
 
+def entries(running: RunningServer) -> list[dict[str, Any]]:
+    """The log, every line of which has to be an object."""
+    whole = running.output().rpartition("\n")[0]
+    return [json.loads(line) for line in whole.splitlines()]
+
+
 def logged(running: RunningServer, answer: httpx.Response) -> dict[str, Any]:
     """The log's object of an answer; its writer is under 'process'."""
     found: list[dict[str, Any]] = []
 
     def read() -> bool:
-        lines = running.output().splitlines()
-        objects = [json.loads(line) for line in lines if line.startswith('{"process"')]
-        found[:] = [one for one in objects if one["request_id"] == answer.headers["X-Request-Id"]]
+        request_id = answer.headers["X-Request-Id"]
+        found[:] = [one for one in entries(running) if one.get("request_id") == request_id]
         return bool(found)
 
     until(read)
@@ -77,7 +83,7 @@ def chat(system: str, question: str, **fields: Any) -> dict[str, Any]:
 
 def processes(running: RunningServer) -> dict[str, int]:
     """Process id of each replica, by its name; of those that were started last."""
-    found = re.findall(r"^(replica \d+) is started \(process (\d+)\)", running.output(), re.M)
+    found = re.findall(r"(replica \d+) is started \(process (\d+)\)", running.output())
     return {name: int(pid) for name, pid in found}
 
 
@@ -329,10 +335,29 @@ def test_gpus_and_threads_are_shared_out() -> None:
         wanted_replicas(ServeSettings(replicas=3), 2)
 
 
-def test_a_line_of_the_log_names_its_replica() -> None:
-    assert named_line("replica 2", "stopped") == "replica 2: stopped"
-    told = json.loads(named_line("replica 2", '{"time": "now", "status": 200}'))
-    assert told == {"process": "replica 2", "time": "now", "status": 200}
+def test_a_line_of_the_log_names_its_writer(capsys: pytest.CaptureFixture[str]) -> None:
+    tell_of("replica 2", "stopped")
+    assert capsys.readouterr().err == "replica 2: stopped\n"
+    assert message_of('{"time": "now", "message": "error: no"}') == "error: no"
+    assert message_of("[ALERT] {no") == "[ALERT] {no"
+
+
+@needs_haproxy
+@pytest.mark.slow
+def test_every_line_of_a_json_log_is_an_object(replicas: RunningServer, http: httpx.Client) -> None:
+    """The supervisor's, the replicas', and HAProxy's own of what it refuses."""
+    with socket.create_connection(("127.0.0.1", replicas.port)) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nno header\r\n\r\n")
+        assert client.recv(100).startswith(b"HTTP/1.1 400")
+    answer = http.get("/v1/models").raise_for_status()
+    assert logged(replicas, answer)["process"] in ("replica 1", "replica 2")
+    until(lambda: any(one.get("process") == "proxy" for one in entries(replicas)))
+    told = entries(replicas)
+    assert all("time" in one for one in told)
+    assert any(one.get("message", "").startswith("listening on ") for one in told)
+    assert {"message", "time", "process"} == {
+        key for one in told if one.get("process") == "proxy" for key in one
+    }
 
 
 def test_the_rules_have_one_home() -> None:

@@ -5,57 +5,87 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from tuneserve.base.import_gguf import CHECKPOINT_FILES
 from tuneserve.errors import TuneserveError
-from tuneserve.files import cache_directory, remove
+from tuneserve.files import cache_directory, clear_leftovers, is_made, remove
 from tuneserve.finetune.training.result import TrainOutput
 from tuneserve.locks import HeldError, locked
 from tuneserve.overview.run_files import Removable, size_of
 from tuneserve.run import RunDirectory
+from tuneserve.sentiment import ARCHIVE
 
-# By folder of the cache: what it is, and what is lost with it.
-_WHOLE = {
-    "unsloth_compiled": ("modules that Unsloth compiled", "compiling again"),
-    "compiled_kernels": ("compiled layers of trainings", "a minute of compiling"),
-    "loadable": ("which GGUFs llama.cpp loads", "about a second for each"),
-    "data": ("data sets that were fetched", "they are fetched again"),
+_ALL = ("*", "*/")
+# By folder of the cache: what it is, what is lost with it, and the files that are made there. Those
+# of compilers have names of the compilers' own.
+_FOLDERS = {
+    "unsloth_compiled": ("modules that Unsloth compiled", "compiling again", _ALL),
+    "compiled_kernels": ("compiled layers of trainings", "a minute of compiling", _ALL),
+    "loadable": ("which GGUFs llama.cpp loads", "about a second for each", ("[0-9a-f]" * 32,)),
+    "data": ("data that was fetched", "it is fetched again", (ARCHIVE,)),
+    "data/hub": ("data sets that were fetched", "they are fetched again", ("*.parquet",)),
 }
 
 
 def cache_parts(runs: Sequence[RunDirectory]) -> list[Removable]:
-    """The parts of the cache; bases that a run was trained on, and those that are being imported,
-    are left out."""
+    """The parts of the cache; bases that a run was trained on, that hold somebody's files, or that
+    are being imported, are left out."""
     cache = cache_directory()
     used = {path.resolve() for path in map(_base_of, runs) if path is not None}
     found = [
-        Removable(path=str(cache / name), what=what, size_bytes=size_of(cache / name), lost=lost)
-        for name, (what, lost) in _WHOLE.items()
-        if (cache / name).is_dir() and any((cache / name).iterdir())
+        Removable(path=str(cache / name), what=what, size_bytes=sum(map(size_of, made)), lost=lost)
+        for name, (what, lost, _) in _FOLDERS.items()
+        if (made := _made(name))
     ]
-    bases = [path for path in sorted((cache / "bases").glob("*/")) if path.name[0] != "."]
     found += [
         Removable(
             path=str(base), what="a base imported from a GGUF", size_bytes=size_of(base),
             lost="it is imported again",
         )
-        for base in bases
-        if base.resolve() not in used
+        for base in _bases()
+        if base.resolve() not in used and not _foreign_in(base)
     ]  # fmt: skip
     return found
 
 
-def remove_cached(parts: Sequence[Removable]) -> None:
-    """Remove parts of the cache; a base that is being imported right now stays."""
+def kept_bases() -> list[Path]:
+    """What lies in imported bases and was not made by an import: these bases stay."""
+    return [inner for base in _bases() for inner in _foreign_in(base)]
+
+
+def remove_cached(parts: Sequence[Removable]) -> int:
+    """Remove parts of the cache; returns how many bytes. A base that is being imported right now
+    stays."""
+    removed = 0
     for part in parts:
         path = Path(part.path)
         if path.parent.name != "bases":
-            for inner in path.iterdir():
+            for inner in _made(path.relative_to(cache_directory()).as_posix()):
                 remove(inner)
-            continue
-        try:
-            with locked(path.with_name(f"{path.name}.lock"), wait=False):
-                remove(path)
-        except HeldError:
-            continue
+            clear_leftovers(path)
+        else:
+            try:
+                with locked(path.with_name(f"{path.name}.lock"), wait=False):
+                    remove(path)
+            except HeldError:
+                continue
+        removed += part.size_bytes
+    return removed
+
+
+def _made(name: str) -> list[Path]:
+    """What was made in a folder of the cache."""
+    folder, patterns = cache_directory() / name, _FOLDERS[name][2]
+    inside = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [path for path in inside if is_made(path, patterns)]
+
+
+def _bases() -> list[Path]:
+    folders = sorted((cache_directory() / "bases").glob("*/"))
+    return [path for path in folders if path.name[0] != "."]
+
+
+def _foreign_in(base: Path) -> list[Path]:
+    return [path for path in sorted(base.iterdir()) if not is_made(path, CHECKPOINT_FILES)]
 
 
 def _base_of(run: RunDirectory) -> Path | None:

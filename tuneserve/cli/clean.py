@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import click
 
 from tuneserve.cli.common import RUN_NAME, confirmed
 from tuneserve.console import human_bytes, print_json, say
+from tuneserve.errors import TuneserveError, of_system
+from tuneserve.foreign import check_own_folders
 from tuneserve.run import RunDirectory, all_runs
 
 
@@ -20,40 +26,67 @@ def command(runs: tuple[str, ...], cache: bool, dry_run: bool, yes: bool, as_jso
 
     Checkpoints of trainings that are done, what killed processes left, measurements that were
     replaced. With --cache also what is made or fetched again when it is needed; bases that a run
-    here was trained on stay. Shows the list and asks before. Exit code 1 if it was not removed.
+    here was trained on stay. A checkpoint or a base with somebody's file in it stays, and is told.
+    Shows the list and asks before. Exit code 1 if it was not removed, or not of every run.
 
     \b
     tuneserve clean --dry-run
     tuneserve clean sentiment --yes
     """
-    from tuneserve.cli.cache_files import cache_parts, remove_cached
-    from tuneserve.overview.run_files import removable_of, remove_part
+    from tuneserve.cli.cache_files import cache_parts, kept_bases, remove_cached
+    from tuneserve.overview.run_files import kept_in, removable_of, remove_part
 
     named = [RunDirectory.named(name).require() for name in dict.fromkeys(runs)] or all_runs()
-    of_runs = {run.name: (run, removable_of(run)) for run in named}
+    left: dict[str, TuneserveError] = {}
+    of_runs = {}
+    for run in named:
+        if parts := removable_of(run):
+            with _told_if_left(run, left):
+                check_own_folders(run.root)
+                of_runs[run.name] = run, parts
     cached = cache_parts(all_runs()) if cache else []
     every = [part for _, parts in of_runs.values() for part in parts] + cached
-    total = sum(part.size_bytes for part in every)
-    removed = False
+    stays = [path for run in named for path in kept_in(run)] + (kept_bases() if cache else [])
+    for path in stays:
+        say(f"stays with the folder it is in, tuneserve did not make it: {path}")
+    size = sum(part.size_bytes for part in every)
+    confirmed_removal = False
     if every:
         for part in every:
-            size = human_bytes(part.size_bytes)
-            say(f"{size:>10}  {part.path}: {part.what}; lost with it: {part.lost}")
-        removed = not dry_run and confirmed(f"Remove {human_bytes(total)}?", yes=yes)
+            shown = human_bytes(part.size_bytes)
+            say(f"{shown:>10}  {part.path}: {part.what}; lost with it: {part.lost}")
+        confirmed_removal = not dry_run and confirmed(f"Remove {human_bytes(size)}?", yes=yes)
     else:
         say("nothing to remove")
-    if removed:
+    removed = 0
+    if confirmed_removal:
         for run, parts in of_runs.values():
-            if parts:
-                with run.alone():
-                    still = {part.path for part in removable_of(run, held=True)}
-                    for part in parts:
-                        if part.path in still:
-                            remove_part(part)
-        remove_cached(cached)
-        say(f"removed: {human_bytes(total)}")
+            with _told_if_left(run, left), run.alone():
+                still = {part.path for part in removable_of(run, held=True)}
+                for part in parts:
+                    if part.path in still:
+                        remove_part(part)
+                    elif os.path.lexists(part.path):
+                        continue
+                    # What killed processes left is cleared by whoever has the lock.
+                    removed += part.size_bytes
+        removed += remove_cached(cached)
+        say(f"removed: {human_bytes(removed)}")
     if as_json:
         print_json({
-            "removable": [part.to_json() for part in every], "bytes": total, "removed": removed,
+            "removable": [part.to_json() for part in every], "bytes": size,
+            "removed": confirmed_removal, "removed_bytes": removed,
+            "stays": [str(path) for path in stays],
+            "left": {name: error.render() for name, error in left.items()},
         })  # fmt: skip
-    return 0 if removed or dry_run or not every else 1
+    return 0 if dry_run or not (left or (every and not confirmed_removal)) else 1
+
+
+@contextmanager
+def _told_if_left(run: RunDirectory, left: dict[str, TuneserveError]) -> Iterator[None]:
+    """Note in `left`, and say, why a run is not cleaned: the others are."""
+    try:
+        yield
+    except (TuneserveError, OSError) as error:
+        left[run.name] = error if isinstance(error, TuneserveError) else of_system(error)
+        say(f"left as it is: {left[run.name].render()}", lines=True)

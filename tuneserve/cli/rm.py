@@ -29,10 +29,13 @@ def command(runs: tuple[str, ...], yes: bool, as_json: bool) -> int:
         if run.other_name_of is not None:
             say(f"{run.root}: a link to the run {run.other_name_of}, which stays")
             continue
+        if run.leads_nowhere:
+            say(f"{run.root}: a link to nothing ({run.root.readlink()})")
+            continue
         place = f"{run.root} -> {run.root.resolve()}" if run.root.is_symlink() else str(run.root)
         say(f"{place}: {human_bytes(sizes[run.name])}")
         for path in foreign_in(run):
-            say(f"  stays, tuneserve did not make it: {path}")
+            say(f"  stays, tuneserve did not make it or not all in it: {path}")
     if not confirmed(f"Remove {len(found)} run{'s' * (len(found) != 1)}?", yes=yes):
         return 1
     kept = {run.name: [str(path) for path in remove_run(run)] for run in found}

@@ -9,6 +9,7 @@ import click
 
 from tuneserve.cli.common import RUN_NAME, config_option, later_stage_settings, select_run
 from tuneserve.errors import UsageError
+from tuneserve.json_log import log_as_json
 from tuneserve.options import resolve_settings, settings_options
 from tuneserve.settings import ServeSettings
 
@@ -60,6 +61,8 @@ def command(
         settings = resolve_settings(context, recipe=config).serve
     else:
         path, lora, found_name, settings = _of_run(context, run_name, config, base=base)
+    if settings.log == "json":
+        log_as_json()
     served_name = name or found_name
     adapters = _adapters(loras, served_name)
     if settings.replicas != 1:

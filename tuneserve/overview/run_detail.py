@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from pydantic import Field
@@ -54,7 +55,9 @@ def detail_of(run: RunDirectory) -> RunDetail:
 
 
 def shown_figure(name: str, value: float) -> str:
-    """A figure in the unit that its name says."""
+    """A figure in the unit that its name says; of a damaged record it may be no finite one."""
+    if not math.isfinite(value):
+        return str(value)
     if name.endswith("_bytes"):
         return human_bytes(value)
     if name.startswith("accuracy") or name == "gain_kept":

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tuneserve.base.import_gguf import CHECKPOINT_FILES
 from tuneserve.bench.report.pages import REPORT_FILES
 from tuneserve.errors import TuneserveError
-from tuneserve.files import OURS, is_made, remove
-from tuneserve.finetune.training.checkpoints import OWN_FILES, is_checkpoint, is_replacing
+from tuneserve.files import is_leftover, is_made, remove
+from tuneserve.finetune.training.checkpoints import (
+    OWN_FILES,
+    foreign_in_checkpoint,
+    is_checkpoint,
+    is_replacing,
+)
 from tuneserve.finetune.training.progress_file import FILE as PROGRESS_FILE
 from tuneserve.finetune.training.trained_files import ADAPTER_FILES, DATA_FILES
 from tuneserve.locks import holder
 from tuneserve.records import Record
-from tuneserve.run import RunDirectory
+from tuneserve.run import RunDirectory, RunRecord
 from tuneserve.tracking.stage import FILE as TRACKING
 
 _AT_THE_TOP = (
@@ -47,14 +52,16 @@ def holder_of(run: RunDirectory) -> str | None:
     return holder(run.lock)
 
 
-def removable_of(run: RunDirectory, *, held: bool = False) -> list[Removable]:
-    """What of a run can be removed and the run stays whole. Nothing where another process is at
-    work on it (`held`: this one has its lock), its record can't be read, or its folder is a link to
-    another run's."""
+def removable_of(
+    run: RunDirectory, *, held: bool = False, record: RunRecord | None = None
+) -> list[Removable]:
+    """What of a run can be removed and the run stays whole, by its `record`, which is read where it
+    is not given. Nothing where another process is at work on it (`held`: this one has its lock),
+    its record can't be read, or its folder is a link to another run's."""
     if run.other_name_of is not None:
         return []
     try:
-        stages = run.read().stages
+        stages = (record or run.read()).stages
     except TuneserveError:
         return []
     if not held and holder_of(run) is not None:
@@ -66,9 +73,8 @@ def removable_of(run: RunDirectory, *, held: bool = False) -> list[Removable]:
         )
         for folder in _leftovers(run.root)
     ]  # fmt: skip
-    done = "train" in stages and run.adapter.is_dir() and not is_replacing(run.checkpoints)
-    checkpoints = [path for path in _inside(run.checkpoints) if is_checkpoint(path)]
-    if done and checkpoints:
+    checkpoints = [path for path in _spent(run, stages) if is_checkpoint(path)]
+    if checkpoints:
         found.append(
             Removable(
                 path=str(run.checkpoints),
@@ -88,6 +94,24 @@ def removable_of(run: RunDirectory, *, held: bool = False) -> list[Removable]:
     return found
 
 
+def kept_in(run: RunDirectory) -> list[Path]:
+    """What lies in checkpoints of a training that is done and was not made by tuneserve: these
+    checkpoints stay. Nothing where `removable_of` has nothing."""
+    if run.other_name_of is not None:
+        return []
+    try:
+        stages = run.read().stages
+    except TuneserveError:
+        return []
+    return [inner for path in _spent(run, stages) for inner in foreign_in_checkpoint(path)]
+
+
+def _spent(run: RunDirectory, stages: Container[str]) -> list[Path]:
+    """What lies among the checkpoints of a training that is done."""
+    done = "train" in stages and run.adapter.is_dir() and not is_replacing(run.checkpoints)
+    return _inside(run.checkpoints) if done else []
+
+
 def remove_part(part: Removable) -> None:
     """Remove what `removable_of` found: of checkpoints only those that the trainer wrote."""
     path = Path(part.path)
@@ -101,9 +125,9 @@ def remove_part(part: Removable) -> None:
 
 def remove_run(run: RunDirectory) -> list[Path]:
     """Remove a run; returns what is left because tuneserve did not make it. Its record goes last,
-    so that a removal that was killed can be done again. Of a folder that is a link to another run's
-    the link alone. Raises TuneserveError where a process is at work on it."""
-    if run.other_name_of is not None:
+    so that a removal that was killed can be done again. Of a link to another run's folder, or to
+    nothing, the link alone. Raises TuneserveError where a process is at work on it."""
+    if run.other_name_of is not None or run.leads_nowhere:
         run.root.unlink()
         return []
     with run.alone(damaged=True):
@@ -128,7 +152,7 @@ def remove_run(run: RunDirectory) -> list[Path]:
 
 
 def foreign_in(run: RunDirectory) -> list[Path]:
-    """What lies in a run and was not made by tuneserve."""
+    """What lies in a run and was not made by tuneserve, and checkpoints that hold such."""
     return [path for path, ours in _looked_at(run) if not ours]
 
 
@@ -141,7 +165,9 @@ def _looked_at(run: RunDirectory) -> Iterator[tuple[Path, bool]]:
     known = _folders(run)
     for path in _inside(run.root):
         if path.name in known and path.is_dir() and not path.is_symlink():
-            yield from ((inner, _is_ours(inner, known[path.name])) for inner in _inside(path))
+            for inner in _inside(path):
+                spent = path == run.checkpoints and is_checkpoint(inner)
+                yield inner, spent or _is_ours(inner, known[path.name])
         else:
             yield path, _is_ours(path, _AT_THE_TOP)
 
@@ -167,7 +193,7 @@ def _folders(run: RunDirectory) -> Mapping[str, Sequence[str]]:
 
 
 def _is_ours(path: Path, patterns: Sequence[str]) -> bool:
-    return is_made(path, patterns) or (path / OURS).is_file()
+    return is_made(path, patterns) or is_leftover(path)
 
 
 def _inside(folder: Path) -> list[Path]:
@@ -177,6 +203,6 @@ def _inside(folder: Path) -> list[Path]:
 def _leftovers(root: Path) -> Iterator[Path]:
     for folder, names, _ in os.walk(root):
         for name in sorted(names):
-            if name.startswith(".") and (Path(folder, name) / OURS).is_file():
+            if is_leftover(Path(folder, name)):
                 names.remove(name)
                 yield Path(folder, name)

@@ -40,11 +40,12 @@ def summary_of(run: RunDirectory) -> RunSummary:
     """The run in short; one whose record can't be read has that as its state."""
     size = size_of(run.root)
     try:
+        run.check_there()
         check_plain(run.root)
         record = run.read()
-        trained = run.finished("train", TrainResult)
-        converted = run.finished("convert", ConvertOutput)
-        benched = run.finished("bench", BenchResult)
+        trained = run.finished("train", TrainResult, record=record)
+        converted = run.finished("convert", ConvertOutput, record=record)
+        benched = run.finished("bench", BenchResult, record=record)
     except TuneserveError as error:
         return RunSummary(
             name=run.name, path=str(run.root), state=f"can't be read: {error.message}",
@@ -74,12 +75,17 @@ def summary_of(run: RunDirectory) -> RunSummary:
         state=_state(run, list(record.stages)),
         created=record.created,
         base=trained.base.spec if trained else str(settings.get("model", {}).get("base", "")),
-        data=[str(data["file"]), *map(str, data.get("more", ()))] if "file" in data else [],
+        data=[str(data["file"]), *map(str, _listed(data.get("more")))] if "file" in data else [],
         figures=figures,
         verdict=benched.verdict if benched is not None else "",
         size_bytes=size,
-        removable_bytes=sum(part.size_bytes for part in removable_of(run)),
+        removable_bytes=sum(part.size_bytes for part in removable_of(run, record=record)),
     )
+
+
+def _listed(value: Any) -> list[Any]:
+    """Of a record that was damaged a list may be anything."""
+    return value if isinstance(value, list) else []
 
 
 def _of_training(trained: TrainResult) -> dict[str, float]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from tuneserve.bench.stats.bootstrap import Bootstrap, FloatArray, cluster_numbers
-from tuneserve.bench.stats.intervals import perplexity_ratio
+from tuneserve.bench.stats.perplexities import perplexity_ratio
 from tuneserve.bench.stats.significance import can_show, holm, paired_p
 from tuneserve.finetune.training.eval_losses import EvalLosses
 from tuneserve.sweep.records import Comparison

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from scipy import optimize, stats
 
 from tuneserve.bench.compare.figures import number, number_interval
-from tuneserve.bench.stats import intervals, proportions, significance
+from tuneserve.bench.stats import intervals, perplexities, proportions, significance
 from tuneserve.bench.stats.bootstrap import Bootstrap, Estimate, FloatArray, cluster_numbers
 from tuneserve.bench.stats.robust import spread_of, unskewed
+from tuneserve.bench.stats.unseen import unseen_share, with_unseen
 
 
 @given(st.integers(1, 2000), st.floats(0, 1), st.sampled_from([0.8, 0.9, 0.95, 0.99]))
@@ -172,7 +173,7 @@ def test_bootstrap_spread_is_the_standard_error() -> None:
 
 def test_perplexity_is_exp_of_mean_loss_per_token() -> None:
     nll, tokens = [2.0, 2.0, 7.0, 5.0], [2, 1, 4, 3]
-    found = intervals.perplexity(nll, tokens, Bootstrap(np.arange(4)))
+    found = perplexities.perplexity(nll, tokens, Bootstrap(np.arange(4)))
     assert found.value == pytest.approx(math.exp(16 / 10))
     assert found.low is not None
     assert found.high is not None
@@ -181,7 +182,7 @@ def test_perplexity_is_exp_of_mean_loss_per_token() -> None:
 
 def test_ratio_of_a_model_to_itself_is_one_without_doubt() -> None:
     nll = np.random.default_rng(0).exponential(size=50)
-    found = intervals.perplexity_ratio(nll, nll, np.ones(50), Bootstrap(np.arange(50)))
+    found = perplexities.perplexity_ratio(nll, nll, np.ones(50), Bootstrap(np.arange(50)))
     assert (found.value, found.low, found.high) == (1.0, 1.0, 1.0)
 
 
@@ -306,8 +307,8 @@ def test_no_interval_of_one_or_two_clusters(clusters: list[int]) -> None:
     bootstrap = Bootstrap(np.array(clusters))
     losses = np.linspace(1, 2, len(clusters))
     some = [
-        intervals.perplexity(losses, np.ones(len(clusters)), bootstrap),
-        intervals.perplexity_ratio(losses, 0 * losses, np.ones(len(clusters)), bootstrap),
+        perplexities.perplexity(losses, np.ones(len(clusters)), bootstrap),
+        perplexities.perplexity_ratio(losses, 0 * losses, np.ones(len(clusters)), bootstrap),
         intervals.paired_difference(losses / 4, 0 * losses, bootstrap),
         intervals.accuracy(losses / 4, bootstrap),
     ]
@@ -327,9 +328,9 @@ def test_losses_without_a_spread_that_can_be_told_give_no_interval(
     nll: list[float], why: str
 ) -> None:
     bootstrap, ones = Bootstrap(np.arange(len(nll))), np.ones(len(nll))
-    found = intervals.perplexity_ratio(nll, np.zeros(len(nll)), ones, bootstrap)
+    found = perplexities.perplexity_ratio(nll, np.zeros(len(nll)), ones, bootstrap)
     assert (found.low, found.high, found.why_not) == (None, None, why)
-    found = intervals.perplexity(nll, ones, bootstrap)
+    found = perplexities.perplexity(nll, ones, bootstrap)
     assert (found.high, found.why_not) == (None, why)
 
 
@@ -348,8 +349,8 @@ def test_few_sources_of_which_one_has_nearly_all_get_no_interval(
         intervals.paired_difference(right, ones, bootstrap),
     ]
     if len(sizes) >= intervals.FEWEST:
-        found.append(intervals.perplexity(right + 1, ones, bootstrap))
-        found.append(intervals.perplexity_ratio(right, 1.1 * ones, ones, bootstrap))
+        found.append(perplexities.perplexity(right + 1, ones, bootstrap))
+        found.append(perplexities.perplexity_ratio(right, 1.1 * ones, ones, bootstrap))
     for estimate in found:
         assert (estimate.low, estimate.high) == (None, None)
         assert estimate.why_not == f"{len(sizes)} sources, one of which has {share} % of all"
@@ -415,7 +416,7 @@ def test_gains_that_few_prompts_have_much_of_are_held(name: str) -> None:
 def test_changes_both_ways_reach_hardly_further() -> None:
     generator = np.random.default_rng(3)
     gains, tokens = 0.3 * generator.normal(size=(500, 50)), np.ones((500, 50))
-    low, high = intervals.ratio_ends(gains, tokens, Bootstrap(np.arange(50)))
+    low, high = perplexities.ratio_ends(gains, tokens, Bootstrap(np.arange(50)))
     spread = spread_of(gains, tokens)
     plain = 2 * spread.half_width(0.95) * np.sqrt(spread.variance)
     assert float(np.median(np.log(high / low) / plain)) < 1.04
@@ -426,7 +427,7 @@ def test_a_one_sided_ratio_is_recomputed(sign: int) -> None:
     generator = np.random.default_rng(0)
     tokens = generator.integers(1, 30, 25).astype(np.float64)
     gains = sign * tokens * generator.lognormal(-1, 1, 25)
-    found = intervals.perplexity_ratio(gains, np.zeros(25), tokens, Bootstrap(np.arange(25)))
+    found = perplexities.perplexity_ratio(gains, np.zeros(25), tokens, Bootstrap(np.arange(25)))
     again = recomputed.ratio(gains.tolist(), tokens.tolist(), [1.0] * 25)
     assert (found.low, found.high) == pytest.approx((again.low, again.high), rel=1e-9)
     value, error, freedom, skewness = recomputed.robust(gains.tolist(), tokens.tolist())
@@ -445,7 +446,7 @@ def test_small_differences_everywhere_do_not_hide_large_ones() -> None:
     low, high = intervals.mean_ends(drawn, bootstrap, bounds=(-1.0, 1.0), usual=0.0)
     truth = 0.97 * 0.02 - 0.03
     assert ((low <= truth) & (truth <= high)).mean() >= 0.95
-    assert intervals.unseen_share(60) == pytest.approx(3 / 60, rel=0.03)
+    assert unseen_share(60) == pytest.approx(3 / 60, rel=0.03)
 
 
 @pytest.mark.parametrize(("whole", "margin"), [(True, 0.05), (False, 0.03)])
@@ -492,17 +493,17 @@ def test_a_few_hard_prompts_make_the_interval_of_a_perplexity_longer() -> None:
     generator = np.random.default_rng(2)
     hard = generator.random((1000, 50)) < 0.1
     losses = generator.lognormal(0, 0.5, hard.shape) * np.where(hard, 8.0, 1.0)
-    low, high = intervals.perplexity_ends(losses, np.ones(hard.shape), Bootstrap(np.arange(50)))
+    low, high = perplexities.perplexity_ends(losses, np.ones(hard.shape), Bootstrap(np.arange(50)))
     truth = math.exp(math.exp(0.125) * 1.7)
     assert ((low <= truth) & (truth <= high)).mean() >= 0.93
-    assert intervals.with_unseen(1.0, 50) == pytest.approx(math.exp(2.5 * 0.0582), rel=1e-3)
+    assert with_unseen(1.0, 50) == pytest.approx(math.exp(2.5 * 0.0582), rel=1e-3)
 
 
 def test_an_end_that_says_nothing_is_left_out() -> None:
     """Ten prompts, one of which makes nearly all of the loss."""
     losses, ones = [0.1, 0.2, 0.1, 0.3, 0.2, 0.1, 0.2, 0.1, 0.3, 40.0], [1] * 10
     bootstrap = Bootstrap(np.arange(10))
-    found = intervals.perplexity(losses, ones, bootstrap)
+    found = perplexities.perplexity(losses, ones, bootstrap)
     assert found.high is None
     assert found.low is not None
     assert 1 <= found.low <= found.value
@@ -510,21 +511,21 @@ def test_an_end_that_says_nothing_is_left_out() -> None:
     assert number_interval(found) == (
         f"at least {number(found.low)}; no upper end: too large a spread over 10 prompts"
     )
-    ratio = intervals.perplexity_ratio(losses, [0.2] * 10, ones, bootstrap)
+    ratio = perplexities.perplexity_ratio(losses, [0.2] * 10, ones, bootstrap)
     assert ratio.high is None
-    falls = intervals.perplexity_ratio([0.2] * 10, losses, ones, bootstrap)
+    falls = perplexities.perplexity_ratio([0.2] * 10, losses, ones, bootstrap)
     assert (falls.low, falls.high) == (None, None)
     assert number_interval(falls) == "no interval: too large a spread over 10 prompts"
     assert number_interval(Estimate(0.1, None, 0.9, "x")) == "at most 0.9000; no lower end: x"
     for sign in (1, -1):  # of a ratio both ends, whichever model is named first
         changes = sign * np.array([8.0, 0.4] * 5)
-        low, high = intervals.ratio_ends(changes, np.ones(10), bootstrap)
+        low, high = perplexities.ratio_ends(changes, np.ones(10), bootstrap)
         assert max(float(low), float(1 / high)) > 1  # the near end is where a perplexity may be
-        steep = intervals.perplexity_ratio(changes, np.zeros(10), ones, bootstrap)
+        steep = perplexities.perplexity_ratio(changes, np.zeros(10), ones, bootstrap)
         assert (steep.low, steep.high) == (None, None)
         again = recomputed.ratio(changes.tolist(), [1.0] * 10, [1.0] * 10)
         assert (again.low, again.high) == (None, None)
-    even = intervals.perplexity([0.5, 0.7, 0.6] * 4, [1] * 12, Bootstrap(np.arange(12)))
+    even = perplexities.perplexity([0.5, 0.7, 0.6] * 4, [1] * 12, Bootstrap(np.arange(12)))
     assert even.low is not None
     assert even.high is not None
     assert even.high < 10 * even.value

@@ -162,3 +162,19 @@ def test_what_is_no_trainings_is_not_deleted_with_it(tmp_path: Path) -> None:
         discard(tmp_path)
     assert caught.value.problems == ["notes.txt"]
     assert (tmp_path / "checkpoint-4").is_dir()
+    (tmp_path / "notes.txt").rename(tmp_path / "checkpoint-4" / "notes.txt")
+    (tmp_path / "checkpoint-4-good").mkdir()
+    with pytest.raises(UsageError, match="would be deleted with it") as caught:
+        discard(tmp_path)
+    assert caught.value.problems == ["checkpoint-4-good"]
+    (tmp_path / "checkpoint-4-good").rmdir()
+    with pytest.raises(UsageError, match=r"checkpoint-4: .* would be deleted with it") as caught:
+        discard(tmp_path)
+    assert caught.value.problems == ["notes.txt"]
+    checkpoint(tmp_path, 6)
+    checkpoint(tmp_path, 8)
+    drop_older(tmp_path, last=8, best=None, keep=1)
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-4", "checkpoint-8"}
+    (tmp_path / "checkpoint-4" / "notes.txt").unlink()
+    discard(tmp_path)
+    assert not tmp_path.exists()

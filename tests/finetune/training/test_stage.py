@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.support import ROOT, ModulePaths
+from tuneserve.finetune.training.checkpoints import is_checkpoint
 
 Train = Callable[..., subprocess.CompletedProcess[str]]
 SHORT = ("--max-seq-length", "64", "--r", "4", "--learning-rate", "1e-3", "--batch-size", "2")
@@ -70,6 +71,9 @@ def test_a_training_leaves_what_the_next_stages_need(
     workspace: Path, finished: dict[str, Any]
 ) -> None:
     run = workspace / "runs" / "whole"
+    checkpoints = list((run / "checkpoints").glob("checkpoint-*"))
+    assert checkpoints
+    assert all(map(is_checkpoint, checkpoints))  # every file is known: `clean` removes them
     adapter = {path.name for path in (run / "adapter").iterdir()}
     assert adapter == {
         "adapter_model.safetensors", "adapter_config.json", "tokenizer.json",
@@ -147,6 +151,7 @@ def test_stopped_and_killed_a_training_goes_on_to_the_same_losses(
 
     code, _ = start_and_signal(signal.SIGKILL, "checkpoint-4")
     assert code == -signal.SIGKILL
+    assert all(map(is_checkpoint, checkpoints.glob("checkpoint-*")))
 
     other = train("cut", *every_step, "--learning-rate", "1e-4")
     assert other.returncode == 2

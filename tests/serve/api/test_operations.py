@@ -50,7 +50,8 @@ def http(equipped: Any) -> Iterator[httpx.Client]:
 
 
 def log_entries(equipped: Any) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in equipped.output().splitlines() if line.startswith("{")]
+    entries = map(json.loads, equipped.output().splitlines())
+    return [entry for entry in entries if "message" not in entry]
 
 
 def entry_of(equipped: Any, answer: httpx.Response) -> dict[str, Any]:
