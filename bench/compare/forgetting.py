@@ -27,7 +27,6 @@ from tuneserve.bench.compare.cautions import FLOOR, caution
 from tuneserve.bench.compare.figures import (
     counted,
     number_interval,
-    percent,
     points,
     points_interval,
     unit_of,
@@ -44,7 +43,7 @@ from tuneserve.bench.compare.results import (
 from tuneserve.bench.stats import intervals, significance
 from tuneserve.bench.stats.bootstrap import Estimate, cluster_numbers
 from tuneserve.bench.tasks.tasks import Task
-from tuneserve.console import listed
+from tuneserve.console import listed, percent
 from tuneserve.settings import BenchSettings
 
 LARGEST_LOSS = 0.1

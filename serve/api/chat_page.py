@@ -35,11 +35,21 @@ def chat_page(token: str) -> str:
     return page.replace("/* STYLE */", read("page.css")).replace("<!-- SCRIPTS -->", scripts)
 
 
-SHARED = {"dom.js": ("$", "button", "copy", "download", "make"), "events.js": ("events",)}
+SHARED = {
+    "dom.js": ("$", "button", "copy", "download", "make"),
+    "events.js": ("events",),
+    "inline.js": ("inline",),
+    "markdown.js": ("markdown",),
+}
 """Scripts that the project's other pages use too, with the names that they have of them."""
+_USED = {"inline.js": ("dom.js",), "markdown.js": ("dom.js", "inline.js")}
 
 
 def shared_module(name: str) -> str:
     """One of SHARED as a module."""
     script = (_FOLDER / name).read_text(encoding="utf-8")
-    return f"{script}\nexport {{{', '.join(SHARED[name])}}};\n"
+    used = "".join(
+        f'import {{{", ".join(SHARED[other])}}} from "./{other}";\n'
+        for other in _USED.get(name, ())
+    )
+    return f"{used}{script}\nexport {{{', '.join(SHARED[name])}}};\n"
