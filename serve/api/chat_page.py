@@ -6,7 +6,9 @@ from pathlib import Path
 
 _FOLDER = Path(__file__).parent / "page"
 # In the order in which they use each other.
-_SCRIPTS = ("dom", "inline", "markdown", "store", "events", "api", "turns", "chat", "main")
+_SCRIPTS = (
+    "dom", "inline", "markdown", "store", "events", "api", "attach", "turns", "chat", "main",
+)  # fmt: skip
 POLICY = (
     "default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; "
     "script-src 'unsafe-inline'; frame-ancestors 'none'"
