@@ -42,11 +42,24 @@ body {{ background: #14171a; color: #e8eaec; margin: 1.5rem; }}
 pre {{ font: 14px/1.4 ui-monospace, "DejaVu Sans Mono", monospace; }}</style>
 <pre>{}</pre><p id=end>"""
 _WORDS = {
-    "Rechnung": ["Die Rechnung für März fehlt", "Betrag auf der Rechnung ist falsch"],
-    "Versand": ["Das Päckchen kam nie an", "Lieferung an die alte Straße geschickt"],
-    "Technik": ["Das Gerät geht nicht an", "Die App stürzt ständig ab"],
-}
-_MORE = ["bitte prüfen", "seit gestern", "zum zweiten Mal", "können Sie helfen", "es eilt", "danke"]
+    "Rechnung": [
+        "Die Rechnung für März fehlt", "Betrag um 20 € zu hoch", "Mahnung, obwohl längst bezahlt",
+        "Abbuchung doppelt", "Brauche die Quittung mit Mehrwertsteuer", "Gutschrift kam nicht",
+    ],
+    "Versand": [
+        "Das Päckchen kam nie an", "Lieferung an die alte Straße geschickt", "Karton war offen",
+        "Wann kommt die Ware?", "Der Bote hat nicht geklingelt", "Falsche Größe im Paket",
+    ],
+    "Technik": [
+        "Das Gerät geht nicht an", "Die App stürzt ständig ab", "Passwort wird abgelehnt",
+        "Kein Ton über Bluetooth", "Bildschirm bleibt schwarz", "Update hängt bei 40 %",
+    ],
+}  # fmt: skip
+_MORE = [
+    "bitte prüfen", "seit gestern früh", "schon zum zweiten Mal", "können Sie mir helfen?",
+    "es eilt sehr", "danke im Voraus", "ich rief schon dreimal an", "was soll ich jetzt tun?",
+    "Grüße aus Köln", "meine Geduld ist am Ende", "vielleicht mein Fehler", "Kundin seit 2009",
+]  # fmt: skip
 
 
 class Film:
@@ -227,12 +240,30 @@ def shoot(folder: Path, steps: int, limit: int) -> None:
             browser.wait("document.readyState === 'complete'", 20)
             film.page("report")
             look_as(browser, 400, "dark")
+            browser.call("Page.reload")
+            browser.wait("document.readyState === 'complete'", 20)
+            film.page("report-narrow")
             browser.call("Page.navigate", url=address)
             browser.wait("document.querySelector('tbody a') !== null", 20)
             film.page("runs-narrow")
             browser.run("document.querySelector('tbody a').click()")
             browser.wait("document.querySelector('figure svg') !== null", 20)
             film.page("run-narrow")
+            film.page("chat-narrow", top=".turns")
+            browser.run("location.hash = '#/start/train/mine'")
+            browser.wait("document.querySelector('main form') !== null", 20)
+            film.page("form-narrow")
+            pages = "[...document.querySelectorAll('section a')].map(one => one.href)"
+            browser.run("location.hash = '#/run/mine'")
+            browser.wait(f"{pages}.length > 1", 20)
+            browser.call("Page.navigate", url=browser.run(pages)[-1])
+            browser.wait("document.querySelector('select option') !== null", 20)
+            browser.run(f"document.querySelector('#prompt').value = {json.dumps(text)}")
+            browser.run("document.querySelector('#form').requestSubmit()")
+            browser.wait("document.querySelector('.figures') !== null", 60)
+            film.page("page-narrow")
+            look_as(browser, WIDTH, "light")
+            film.page("page")
 
 
 def main() -> None:
