@@ -112,10 +112,11 @@ text {{white-space: pre}} .bold {{font-weight: 700}} {colours}
 <defs>
 {chr(10).join(_text(number, line) for line, number in numbers.items())}
 </defs>
-<rect width="100%" height="100%" rx="8" fill="#14171a"/>
-<g class="strip">
+<clipPath id="screen"><rect width="{width:g}" height="{height}" rx="8"/></clipPath>
+<rect width="{width:g}" height="{height}" rx="8" fill="#14171a"/>
+<g clip-path="url(#screen)"><g class="strip">
 {chr(10).join(strip)}
-</g>
+</g></g>
 </svg>
 """
 
