@@ -14,21 +14,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import pty
-import select
-import struct
-import subprocess
 import sys
 import tempfile
-import termios
-import time
-from collections.abc import Iterator, Sequence
-from fcntl import ioctl
+from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from first_minutes import write_table
+from first_minutes import in_terminal, write_table
 from terminal_frames import Screen, as_svg, frames
 
 from tests.support import ROOT
@@ -43,36 +36,6 @@ LAST_SHOWN = 6.0
 Written = Iterator[tuple[float, bytes]]
 
 
-def written_by(command: Sequence[str], answers: Sequence[str], folder: Path) -> Written:
-    """(seconds since the piece before, bytes) of what `tuneserve …` writes on a terminal, and of
-    the answers as they are typed. Raises SystemExit if it fails."""
-    main, other = pty.openpty()
-    ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
-    process = subprocess.Popen(
-        [sys.executable, "-m", *command], cwd=folder, stdin=other, stdout=other, stderr=other,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color"},
-        start_new_session=True,
-    )  # fmt: skip
-    os.close(other)
-    left, last, tail = list(answers), time.monotonic(), b""
-    while True:
-        ready, _, _ = select.select([main], [], [], 1.0)
-        if not ready:
-            if left and tail.rstrip(b" ").endswith(b":"):
-                os.write(main, left.pop(0).encode() + b"\n")
-            continue
-        try:
-            block = os.read(main, 65536)
-        except OSError:  # the other end is closed
-            break
-        now = time.monotonic()
-        yield now - last, block
-        last, tail = now, block
-    os.close(main)
-    if process.wait():
-        raise SystemExit(f"{' '.join(command)} failed:\n{tail.decode(errors='replace')}")
-
-
 def typed(text: str) -> Written:
     yield 0.0, b"\x1b[32m$\x1b[0m "
     for letter in text:
@@ -83,6 +46,7 @@ def typed(text: str) -> Written:
 def session(folder: Path, steps: int) -> Written:
     """The four commands."""
     write_table(folder / "tickets.csv")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     run = ["--config", "mine.toml", "--run", "mine"]
     for words, answers in (
         (["init"], ["tickets.csv", "demo", "Anfrage des Kunden", "Abteilung"]),
@@ -91,7 +55,7 @@ def session(folder: Path, steps: int) -> Written:
         (["bench", *run, "--general", "0", "--clients", "1", "--max-tokens", "16"], []),
     ):
         yield from typed(" ".join(["tuneserve", *words]))
-        yield from written_by(["tuneserve", *words], answers, folder)
+        yield from in_terminal(["tuneserve", *words], answers, folder, environment, (ROWS, COLUMNS))
         yield LONGEST_PAUSE * FASTER, b""
     yield 0.0, b"\x1b[32m$\x1b[0m "
 
