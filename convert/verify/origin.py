@@ -71,7 +71,7 @@ def check_kept(trained: AnswerScores, merged: AnswerScores, least: float) -> Che
         f"base), {kept.merged:.3f} (adapter on it), {kept.file:.3f} (merged into merge_base)"
     )
     figures = {name: value for name, value in kept.to_json().items() if value is not None}
-    if kept.share is None or kept.high is None:
+    if kept.share is None or kept.low is None or kept.high is None:
         say(f"note: merge_base: a gain can't be told from none {detail}; {_ROUNDING}")
         return Check(ORIGIN_CONTRACT, True, f"a gain can't be told from none {detail}", figures)
     within = f"{percent(kept.low)} to {percent(kept.high)}"
