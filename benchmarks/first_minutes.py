@@ -22,18 +22,21 @@ import random
 import re
 import select
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from fcntl import ioctl
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tests.browser import Browser, look_as, running_browser
 from tests.support import ROOT
-from tests.terminals import Recording
+from tests.terminals import ROWS, Recording
 
 COLUMNS = 100
 WIDTH = 1100
@@ -42,11 +45,24 @@ body {{ background: #14171a; color: #e8eaec; margin: 1.5rem; }}
 pre {{ font: 14px/1.4 ui-monospace, "DejaVu Sans Mono", monospace; }}</style>
 <pre>{}</pre><p id=end>"""
 _WORDS = {
-    "Rechnung": ["Die Rechnung für März fehlt", "Betrag auf der Rechnung ist falsch"],
-    "Versand": ["Das Päckchen kam nie an", "Lieferung an die alte Straße geschickt"],
-    "Technik": ["Das Gerät geht nicht an", "Die App stürzt ständig ab"],
-}
-_MORE = ["bitte prüfen", "seit gestern", "zum zweiten Mal", "können Sie helfen", "es eilt", "danke"]
+    "Rechnung": [
+        "Die Rechnung für März fehlt", "Betrag um 20 € zu hoch", "Mahnung, obwohl längst bezahlt",
+        "Abbuchung doppelt", "Brauche die Quittung mit Mehrwertsteuer", "Gutschrift kam nicht",
+    ],
+    "Versand": [
+        "Das Päckchen kam nie an", "Lieferung an die alte Straße geschickt", "Karton war offen",
+        "Wann kommt die Ware?", "Der Bote hat nicht geklingelt", "Falsche Größe im Paket",
+    ],
+    "Technik": [
+        "Das Gerät geht nicht an", "Die App stürzt ständig ab", "Passwort wird abgelehnt",
+        "Kein Ton über Bluetooth", "Bildschirm bleibt schwarz", "Update hängt bei 40 %",
+    ],
+}  # fmt: skip
+_MORE = [
+    "bitte prüfen", "seit gestern früh", "schon zum zweiten Mal", "können Sie mir helfen?",
+    "es eilt sehr", "danke im Voraus", "ich rief schon dreimal an", "was soll ich jetzt tun?",
+    "Grüße aus Köln", "meine Geduld ist am Ende", "vielleicht mein Fehler", "Kundin seit 2009",
+]  # fmt: skip
 
 
 class Film:
@@ -67,8 +83,8 @@ class Film:
         self._browser.screenshot(path)
         print(path, flush=True)
 
-    def terminal(self, name: str, command: Sequence[str], written: bytes, code: int) -> None:
-        lines = Recording(COLUMNS, code, written).last().lines()
+    def terminal(self, name: str, command: Sequence[str], written: bytes) -> None:
+        lines = Recording(COLUMNS, 0, written).last().lines()
         text = "\n".join([f"$ {' '.join(command)}", *lines])
         path = self._folder / "terminal.html"
         path.write_text(_PAGE.format(html.escape(text)), encoding="utf-8")
@@ -91,29 +107,38 @@ def write_table(path: Path) -> None:
 
 
 def in_terminal(
-    command: Sequence[str], answers: Sequence[str], folder: Path, environment: dict[str, str]
-) -> tuple[bytes, int]:
-    """What a terminal shows of `tuneserve …` whose questions get these answers."""
+    command: Sequence[str],
+    answers: Sequence[str],
+    folder: Path,
+    environment: dict[str, str],
+    size: tuple[int, int] = (ROWS, COLUMNS),
+) -> Iterator[tuple[float, bytes]]:
+    """(seconds since the piece before, bytes) of what a terminal of this size (rows, columns) shows
+    of `tuneserve …` whose questions get these answers. Raises SystemExit if it fails."""
     main, other = pty.openpty()
-    os.set_inheritable(other, True)
+    ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
     process = subprocess.Popen(
         [sys.executable, "-m", *command], cwd=folder, stdin=other, stdout=other, stderr=other,
-        env={**environment, "COLUMNS": str(COLUMNS), "TERM": "xterm-256color"},
-        start_new_session=True,
+        env={**environment, "TERM": "xterm-256color"}, start_new_session=True,
     )  # fmt: skip
     os.close(other)
-    written, left = b"", list(answers)
+    left, last, written = list(answers), time.monotonic(), b""
     while True:
         ready, _, _ = select.select([main], [], [], 1.0)
-        if ready:
-            try:
-                written += os.read(main, 65536)
-            except OSError:  # the other end is closed
-                break
-        elif left and written.rstrip(b" ").endswith(b":"):
-            os.write(main, left.pop(0).encode() + b"\n")
+        if not ready:
+            if left and written.rstrip(b" ").endswith(b":"):
+                os.write(main, left.pop(0).encode() + b"\n")
+            continue
+        try:
+            written = os.read(main, 65536)
+        except OSError:  # the other end is closed
+            break
+        now = time.monotonic()
+        yield now - last, written
+        last = now
     os.close(main)
-    return written, process.wait()
+    if process.wait():
+        raise SystemExit(f"{' '.join(command)} failed: {written.decode(errors='replace')}")
 
 
 @contextmanager
@@ -175,12 +200,10 @@ def shoot(folder: Path, steps: int, limit: int) -> None:
         film = Film(folder, browser)
         command = ["tuneserve", "init"]
         answers = ["tickets.csv", "demo", "Anfrage des Kunden", "Abteilung"]
-        written, code = in_terminal(command, answers, work, environment)
-        film.terminal("init", command, written, code)
-        if code:
-            raise SystemExit("init failed")
+        written = b"".join(part for _, part in in_terminal(command, answers, work, environment))
+        film.terminal("init", command, written)
         recipe = (work / "mine.toml").read_bytes().replace(b"\n", b"\r\n")
-        film.terminal("recipe", ["cat", "mine.toml"], recipe, 0)
+        film.terminal("recipe", ["cat", "mine.toml"], recipe)
         with running_page(work, environment) as address:
             origin = address.split("#")[0]
             browser.call("Page.navigate", url=address)
@@ -227,12 +250,30 @@ def shoot(folder: Path, steps: int, limit: int) -> None:
             browser.wait("document.readyState === 'complete'", 20)
             film.page("report")
             look_as(browser, 400, "dark")
+            browser.call("Page.reload")
+            browser.wait("document.readyState === 'complete'", 20)
+            film.page("report-narrow")
             browser.call("Page.navigate", url=address)
             browser.wait("document.querySelector('tbody a') !== null", 20)
             film.page("runs-narrow")
             browser.run("document.querySelector('tbody a').click()")
             browser.wait("document.querySelector('figure svg') !== null", 20)
             film.page("run-narrow")
+            film.page("chat-narrow", top=".turns")
+            browser.run("location.hash = '#/start/train/mine'")
+            browser.wait("document.querySelector('main form') !== null", 20)
+            film.page("form-narrow")
+            pages = "[...document.querySelectorAll('section a')].map(one => one.href)"
+            browser.run("location.hash = '#/run/mine'")
+            browser.wait(f"{pages}.length > 1", 20)
+            browser.call("Page.navigate", url=browser.run(pages)[-1])
+            browser.wait("document.querySelector('select option') !== null", 20)
+            browser.run(f"document.querySelector('#prompt').value = {json.dumps(text)}")
+            browser.run("document.querySelector('#form').requestSubmit()")
+            browser.wait("document.querySelector('.figures') !== null", 60)
+            film.page("page-narrow")
+            look_as(browser, WIDTH, "light")
+            film.page("page")
 
 
 def main() -> None:

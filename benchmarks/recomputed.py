@@ -19,11 +19,11 @@ from tuneserve.bench.compare.figures import (
     number,
     number_interval,
     p_value,
-    percent,
     points,
     points_interval,
 )
 from tuneserve.bench.stats.bootstrap import Estimate
+from tuneserve.console import percent
 
 Row = dict[str, Any]
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from math import ceil
 from pathlib import Path
 
-from tuneserve.console import human_bytes, say
+from tuneserve.console import human_bytes, percent, say
 from tuneserve.convert.adapter_files import check_adapter, write_own_base
 from tuneserve.convert.gguf.lora import check_applicable, write_lora
 from tuneserve.convert.gguf.quantization import UNQUANTIZED
@@ -76,14 +76,14 @@ def _with_finer_types(
         repair = choose_repair(updates, options, room=room, target=target)
         if not repair.overrides or repair.overrides in tried or repair.kept < HOPELESS:
             say(
-                f"convert: finer types for {human_bytes(room)} more would keep {repair.kept:.0%} "
-                "of the update"
+                f"convert: finer types for {human_bytes(room)} more would keep "
+                f"{percent(repair.kept, 0)} of the update"
             )
             break
         tried.append(repair.overrides)
         say(
             f"convert: finer types for {len(repair.overrides)} tensors should keep "
-            f"{repair.kept:.0%} of the update, for {human_bytes(repair.size)} more"
+            f"{percent(repair.kept, 0)} of the update, for {human_bytes(repair.size)} more"
         )
         finer = replace(
             plain, tuned=plain.tuned.with_name("finer.gguf"),

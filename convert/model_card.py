@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tuneserve.chat.examples import read_split
 from tuneserve.chat.prompt import template_of
-from tuneserve.console import human_bytes
+from tuneserve.console import human_bytes, percent
 from tuneserve.convert.ollama import modelfile
 from tuneserve.convert.result import ConvertResult
 from tuneserve.errors import UsageError
@@ -152,7 +152,7 @@ def _chosen(result: ConvertResult) -> str:
     if most := result.settings.get("max_divergence"):
         limit = f"for a divergence of at most {most:g}"
     return (
-        f"- Types: chosen for each tensor {limit}; {mix.bytes / mix.baseline_bytes:.1%} of "
+        f"- Types: chosen for each tensor {limit}; {percent(mix.bytes / mix.baseline_bytes)} of "
         f"Q4_K_M's bytes; mean KL divergence from the unrounded model {mix.divergence:.2e} nats, "
         f"Q4_K_M's {mix.baseline_divergence:.2e}, on the answers they were chosen by\n"
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
+from tuneserve.console import percent
 from tuneserve.errors import UsageError
 from tuneserve.identity import known_sha256
 from tuneserve.records import Number, Record
@@ -141,7 +142,8 @@ class GainKept(Record):
         """In words: the share with its interval, log-likelihoods, greedy answers, updates."""
         words = "a gain can't be told from none"
         if self.share is not None and self.low is not None and self.high is not None:
-            words = f"{self.share:.1%} ({self.low:.1%} to {self.high:.1%}) of the gain is kept"
+            within = f"{percent(self.low)} to {percent(self.high)}"
+            words = f"{percent(self.share)} ({within}) of the gain is kept"
         words += (
             f" on {self.examples} held-out answers: log-likelihood a token {self.base:.3f} (base), "
             f"{self.merged:.3f} (tuned), {self.file:.3f} (file)"
@@ -155,10 +157,10 @@ class GainKept(Record):
         if self.base_file is not None and self.beside_base is not None:
             words += (
                 f"; between the base's own file ({self.base_file:.3f}) and this one lie "
-                f"{self.beside_base:.1%} of it"
+                f"{percent(self.beside_base)} of it"
             )
         if self.update_kept is not None:
-            words += f"; {self.update_kept:.1%} of the weights' update is kept"
+            words += f"; {percent(self.update_kept)} of the weights' update is kept"
         return words
 
 

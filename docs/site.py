@@ -44,7 +44,7 @@ def turned(markdown: str, folder: Path, repository: str | None) -> str:
         name = target.relative_to(ROOT).as_posix()
         if name in OUTER:
             return f"]({OUTER[name]}{anchor})"
-        if target.suffix == ".md" and target.parent == ROOT / "docs":
+        if target.suffix in (".md", ".svg") and target.parent == ROOT / "docs":
             return f"]({target.name}{anchor})"
         # Without a repository's address there is nothing to lead to.
         return f"]({repository}/blob/main/{name}{anchor})" if repository else "](#)"

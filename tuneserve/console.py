@@ -158,6 +158,11 @@ def bytes_per_second(rate: float) -> str:
     return f"{human_bytes(rate)}/s"
 
 
+def percent(share: float, decimals: int = 1) -> str:
+    """A share as '75.3 %'."""
+    return f"{100 * share:.{decimals}f} %"
+
+
 def human_seconds(seconds: float) -> str:
     """Seconds as '8.1 s', '3 min 05 s' or '2 h 10 min'."""
     if seconds < 60:

@@ -10,7 +10,6 @@ import numpy as np
 from tuneserve.bench.compare.figures import (
     counted,
     p_said,
-    percent,
     points,
     points_interval,
     reach,
@@ -30,6 +29,7 @@ from tuneserve.bench.stats import intervals, perplexities, significance
 from tuneserve.bench.stats.bootstrap import Bootstrap, FloatArray, cluster_numbers
 from tuneserve.bench.stats.gaps import SMALLEST_GROUP, GapComparison, compare_gaps
 from tuneserve.bench.stats.unseen import longest_of, unseen_share
+from tuneserve.console import percent
 from tuneserve.settings import BenchSettings
 
 OUTCOMES: Mapping[int, Outcome] = {1: "better", 0: "no difference shown", -1: "worse"}

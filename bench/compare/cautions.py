@@ -11,12 +11,11 @@ from tuneserve.bench.compare.analysis import (
     responses,
     scores_of,
 )
-from tuneserve.bench.compare.figures import percent
 from tuneserve.bench.compare.pairs import Pair
 from tuneserve.bench.compare.results import AccuracyComparison, AnswerCounts
 from tuneserve.bench.measure.work import NOISE_FLOOR
 from tuneserve.bench.stats.ranking import Ranking, rank
-from tuneserve.console import listed
+from tuneserve.console import listed, percent
 from tuneserve.settings import BenchSettings
 
 NOTABLE = 0.02

@@ -14,14 +14,11 @@ from tuneserve.bench.stats.bootstrap import Estimate
 from tuneserve.bench.stats.gaps import SMALLEST_GROUP, GapComparison
 from tuneserve.bench.stats.significance import fewest_clusters
 from tuneserve.bench.stats.unseen import UNSEEN_LOSS, unseen_share, with_unseen
+from tuneserve.console import percent
 
 LEVELS = (0.01, 0.05, 0.1)
 """Of tests, as `confidence` is chosen."""
 OWN_NAMES = ("base", "tuned", "base again", "endpoint")
-
-
-def percent(share: float, decimals: int = 1) -> str:
-    return f"{100 * share:.{decimals}f} %"
 
 
 def interval(estimate: Estimate) -> str:

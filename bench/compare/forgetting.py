@@ -27,7 +27,6 @@ from tuneserve.bench.compare.cautions import FLOOR, caution
 from tuneserve.bench.compare.figures import (
     counted,
     number_interval,
-    percent,
     points,
     points_interval,
     unit_of,
@@ -45,7 +44,7 @@ from tuneserve.bench.stats import perplexities, significance
 from tuneserve.bench.stats.bootstrap import Estimate, cluster_numbers
 from tuneserve.bench.stats.unseen import longest_of, unseen_odds, unseen_share, with_unseen
 from tuneserve.bench.tasks.tasks import Task
-from tuneserve.console import listed
+from tuneserve.console import listed, percent
 from tuneserve.settings import BenchSettings
 
 LARGEST_LOSS = 0.1

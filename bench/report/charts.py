@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from tuneserve.bench.compare.figures import number, percent, points, points_interval
+from tuneserve.bench.compare.figures import number, points, points_interval
 from tuneserve.bench.compare.results import (
     AccuracyComparison,
     PerplexityComparison,
@@ -18,6 +18,7 @@ from tuneserve.bench.compare.results import (
 from tuneserve.bench.stats.bootstrap import Estimate
 from tuneserve.bench.stats.calibration import Calibration
 from tuneserve.charts import Line, Mark, Scale, framed, lines, scale_over, strip
+from tuneserve.console import percent
 
 STYLES = ("base", "tuned", "general")
 

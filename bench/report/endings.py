@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tuneserve.bench.compare.figures import percent
 from tuneserve.bench.compare.results import AnswerCounts, Report
+from tuneserve.console import percent
 
 ENDINGS = (
     "nothing_found", "several_found", "length_limited", "cut_off_thoughts", "empty", "failed",

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tuneserve.arrays import Floats, Ids
-from tuneserve.console import progress
+from tuneserve.console import percent, progress
 from tuneserve.convert.merge.applied import EMBEDDING, HEAD
 from tuneserve.convert.merge.four_bit import FourBitTensor, ReadableTensor
 from tuneserve.convert.slabs import made_in_order, row_spans
@@ -168,7 +168,7 @@ class _Pair:
         distance = np.concatenate([span.distance for span in spans])
         worst = int(distance.argmax())
         if distance[worst] > max(_FAR, _FAR_TIMES * float(np.median(distance))):
-            return f"{self.name}, row {worst}: {distance[worst]:.0%} of its size away"
+            return f"{self.name}, row {worst}: {percent(distance[worst], 0)} of its size away"
         return ""
 
     def _problem_of_scale(self, spans: Sequence[_Span], blocks: int) -> str:
@@ -196,12 +196,13 @@ class _Pair:
             limit = _DISTANCE_OF_FILE if self.of_file else _DISTANCE
             row_limit = min(limit, max(_DISTANCE, _TIMES * whole))
         if whole > limit:
-            return f"{self.name}: {whole:.1%} {what}"
+            return f"{self.name}: {percent(whole)} {what}"
         worst = int(rows.argmax())
         if rows[worst] <= row_limit:
             return ""
         count = int((rows > row_limit).sum())
-        return f"{self.name}, row {worst}: {rows[worst]:.0%} {what} ({count} of {len(rows)} rows)"
+        told = f"{percent(rows[worst], 0)} {what} ({count} of {len(rows)} rows)"
+        return f"{self.name}, row {worst}: {told}"
 
 
 def _sizes(values: Floats) -> Floats:

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from tuneserve.base import ResolvedBase, hub_config, is_hub_id, resolve_base
 from tuneserve.base.window import beyond_window, within_window
 from tuneserve.chat.examples import Example
-from tuneserve.console import human_bytes
+from tuneserve.console import human_bytes, percent
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.quantization import AUTO
 from tuneserve.convert.gguf.writer import encoded_size
@@ -189,8 +189,9 @@ def _quantization(model: GGUFModel, settings: ConvertSettings, found: list[Findi
             helps = "set [convert] keep_gain = true, or convert with --adapter-only"
         found.append(
             Finding(
-                "quantized base", "note", f"{share:.0%} of its weights are rounded to this type's "
-                "grid already: a small update is lost when they are rounded again", f"{helps}.",
+                "quantized base", "note", f"{percent(share, 0)} of its weights are rounded to this "
+                "type's grid already: a small update is lost when they are rounded again",
+                f"{helps}.",
             )
         )  # fmt: skip
     return True

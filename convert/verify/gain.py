@@ -21,7 +21,7 @@ import numpy as np
 
 from tuneserve.arrays import Doubles, Floats, Ids
 from tuneserve.chat.prompt import EncodedExample
-from tuneserve.console import say
+from tuneserve.console import percent, say
 from tuneserve.convert.result import Check, GainKept, TensorUpdate
 from tuneserve.convert.verify.logits import fits_gpu, make_context, open_model
 from tuneserve.convert.verify.ratio import cluster_of, ratio
@@ -229,9 +229,9 @@ def check_gain(kept: GainKept, updates: Sequence[TensorUpdate], limit: float) ->
             detail += "; too few answers to tell that share from all of it"
         say(f"note: the gain: {detail}")
     if not passed:
-        lost = [f"{update.name} ({update.type}) keeps {update.kept:.0%}"
+        lost = [f"{update.name} ({update.type}) keeps {percent(update.kept, 0)}"
                 for update in updates[:WORST] if update.kept < limit]  # fmt: skip
-        detail += f"; below {limit:.0%}: the tune is lost in rounding"
+        detail += f"; below {percent(limit, 0)}: the tune is lost in rounding"
         if lost:
             detail += f". Most is lost in {', '.join(lost)}"
         detail += (

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tuneserve.console import say
+from tuneserve.console import percent, say
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.result import Check
 from tuneserve.convert.verify.gain import AnswerScores, measure_gain
@@ -71,12 +71,13 @@ def check_kept(trained: AnswerScores, merged: AnswerScores, least: float) -> Che
         f"base), {kept.merged:.3f} (adapter on it), {kept.file:.3f} (merged into merge_base)"
     )
     figures = {name: value for name, value in kept.to_json().items() if value is not None}
-    if kept.share is None or kept.high is None:
+    if kept.share is None or kept.low is None or kept.high is None:
         say(f"note: merge_base: a gain can't be told from none {detail}; {_ROUNDING}")
         return Check(ORIGIN_CONTRACT, True, f"a gain can't be told from none {detail}", figures)
-    told = f"{kept.share:.1%} ({kept.low:.1%} to {kept.high:.1%}) of the gain is kept"
+    within = f"{percent(kept.low)} to {percent(kept.high)}"
+    told = f"{percent(kept.share)} ({within}) of the gain is kept"
     if kept.share < least and kept.high < 1.0:
-        detail = f"{told} {detail}; below {least:.0%}: {_ROUNDING}"
+        detail = f"{told} {detail}; below {percent(least, 0)}: {_ROUNDING}"
         return Check(ORIGIN_CONTRACT, False, detail, figures)
     if kept.share <= 1 - _WORTH_TELLING:
         few = "" if kept.share >= least else "too few answers to tell that share from all of it; "

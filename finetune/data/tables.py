@@ -64,7 +64,7 @@ def read_csv(path: Path, notes: Notes, marks: frozenset[str]) -> Iterator[RawRec
         return
     if layout.delimiter != default or layout.spaced:
         behind = " and a space" if layout.spaced else ""
-        notes.add(f"fields end with {layout.delimiter!r}{behind}", str(path), odd=False)
+        notes.add(f"fields are separated by {layout.delimiter!r}{behind}", str(path), odd=False)
     twice = [name for name, count in Counter(layout.header).items() if name and count > 1]
     if twice:
         problem = BadRecord(f"the header names the column {twice[0][:40]!r} twice")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from tuneserve.console import percent
 from tuneserve.errors import UsageError
 from tuneserve.finetune.runtime.flex_tree import ARCHITECTURES, UNIT
 from tuneserve.finetune.runtime.libraries import Runtime
@@ -70,11 +71,13 @@ def plan_sharing(
     known = completed_config(config)
     reason = obstacle(known, settings, longest) or (obstacle_on_gpu(known) if on_gpu else None)
     if reason is None:
-        told = f"what examples of a batch begin with is computed once: {saved:.0%} less to compute"
+        told = "what examples of a batch begin with is computed once: "
+        told += f"{percent(saved, 0)} less to compute"
         return sharing, told + ("; examples that share most meet" if sharing.families else "")
     if wanted:
         raise UsageError(reason, where="train.prefix_sharing")
-    return None, f"shared beginnings are computed each time ({saved:.0%} more to compute): {reason}"
+    more = f"{percent(saved, 0)} more to compute"
+    return None, f"shared beginnings are computed each time ({more}): {reason}"
 
 
 def obstacle(config: Any, settings: TrainSettings, longest: int) -> str | None:

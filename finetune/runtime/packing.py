@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tuneserve.console import percent
 from tuneserve.errors import UsageError
 from tuneserve.finetune.runtime.libraries import Runtime
 
@@ -41,7 +42,7 @@ def check_apart(runtime: Runtime, model: Any) -> None:
     if not difference <= _TOLERANCE:
         raise UsageError(
             "this model does not keep examples in one row apart "
-            f"(its logits change by {difference:.0%})",
+            f"(its logits change by {percent(difference, 0)})",
             where="train.packing",
             hint=_HINT,
         )

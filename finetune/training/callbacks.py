@@ -127,8 +127,9 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         self.display.progress.losses |= losses
         self.display.show()
         told = ", ".join(
-            f"{name} loss {loss:.4f} (perplexity {perplexity_of(loss):.3f})"
+            f"{name} loss {loss:.4f} (perplexity {value:,.{0 if value >= 1000 else 3}f})"
             for name, loss in losses.items()
+            for value in (perplexity_of(loss),)
         )
         say(f"step {state.global_step}: {told}")
         self._log(state.global_step, {f"loss/{name}": loss for name, loss in losses.items()})

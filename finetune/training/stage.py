@@ -12,7 +12,7 @@ from tuneserve.base.fast_tokenizer import save_fast_tokenizer
 from tuneserve.base.window import within_window
 from tuneserve.charts import LossCurves
 from tuneserve.chat.examples import Example
-from tuneserve.console import human_seconds, say
+from tuneserve.console import human_seconds, percent, say
 from tuneserve.errors import OutputExistsError, UsageError
 from tuneserve.files import atomic_path, remove, write_json
 from tuneserve.finetune.data.prepare import (
@@ -377,7 +377,8 @@ def _tell_result(result: TrainResult) -> None:
     planned = result.memory_plan
     if planned.predicted_bytes:
         error = planned.measured_bytes / planned.predicted_bytes - 1
-        say(f"memory: {error:+.0%} against the plan")
+        side = "above" if error > 0 else "below"
+        say(f"memory: {percent(abs(error), 0)} {side} the plan")
     for name, figures in result.held_out.items():
         say(
             f"{name}: loss {figures.loss:.4f} per answer token, perplexity {figures.perplexity:.3f}"

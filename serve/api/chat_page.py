@@ -6,7 +6,9 @@ from pathlib import Path
 
 _FOLDER = Path(__file__).parent / "page"
 # In the order in which they use each other.
-_SCRIPTS = ("dom", "inline", "markdown", "store", "events", "api", "turns", "chat", "main")
+_SCRIPTS = (
+    "dom", "inline", "markdown", "store", "events", "api", "attach", "turns", "chat", "main",
+)  # fmt: skip
 POLICY = (
     "default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; "
     "script-src 'unsafe-inline'; frame-ancestors 'none'"
@@ -35,11 +37,21 @@ def chat_page(token: str) -> str:
     return page.replace("/* STYLE */", read("page.css")).replace("<!-- SCRIPTS -->", scripts)
 
 
-SHARED = {"dom.js": ("$", "button", "copy", "download", "make"), "events.js": ("events",)}
+SHARED = {
+    "dom.js": ("$", "button", "copy", "download", "make"),
+    "events.js": ("events",),
+    "inline.js": ("inline",),
+    "markdown.js": ("markdown",),
+}
 """Scripts that the project's other pages use too, with the names that they have of them."""
+_USED = {"inline.js": ("dom.js",), "markdown.js": ("dom.js", "inline.js")}
 
 
 def shared_module(name: str) -> str:
     """One of SHARED as a module."""
     script = (_FOLDER / name).read_text(encoding="utf-8")
-    return f"{script}\nexport {{{', '.join(SHARED[name])}}};\n"
+    used = "".join(
+        f'import {{{", ".join(SHARED[other])}}} from "./{other}";\n'
+        for other in _USED.get(name, ())
+    )
+    return f"{used}{script}\nexport {{{', '.join(SHARED[name])}}};\n"

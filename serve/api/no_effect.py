@@ -41,6 +41,9 @@ _FOR_THE_PROVIDER = (
     "store", "metadata", "service_tier", "safety_identifier", "user", "prompt_cache_key",
     "prompt_cache_retention", "prompt_cache_options", "prediction", "request_id", "priority",
     "keep_alive", "cache_prompt", "id_slot",
+    # llama-server's page: how it is told of the way to an answer, and where tokens are drawn.
+    "return_progress", "timings_per_token", "sse_ping_interval", "reasoning_control",
+    "backend_sampling",
 )  # fmt: skip
 _SWITCHED_OFF: dict[str, tuple[Any, ...]] = {
     "functions": ([],), "function_call": ("none", "auto"), "suffix": ("",),
@@ -52,8 +55,8 @@ _SWITCHED_OFF: dict[str, tuple[Any, ...]] = {
     "logits_processors": ([],), "detokenize": (True,), "skip_special_tokens": (True,),
     "spaces_between_special_tokens": (True,), "add_special_tokens": (True,),
     "include_stop_str_in_output": (False,), "return_token_ids": (False,),
-    "return_tokens_as_token_ids": (False,), "return_progress": (False,),
-    "timings_per_token": (False,), "include_reasoning": (True,), "separate_reasoning": (True,),
+    "return_tokens_as_token_ids": (False,), "reasoning_format": ("auto", "deepseek"),
+    "include_reasoning": (True,), "separate_reasoning": (True,),
 }  # fmt: skip
 
 OF_REQUESTS: Mapping[str, Neutral] = {

@@ -128,7 +128,7 @@ def test_it_asks_in_a_terminal(tmp_path: Path, tickets: Path) -> None:
     os.close(theirs)
     assert process.returncode == 0, stderr
     assert stdout == ""
-    assert "Which one is the answer?" in stderr
+    assert "Which column is the answer? [Antwort]: " in stderr
     written = load_recipe(tmp_path / "mine.toml")
     assert written["data"]["fields"] == ["instruction=Frage", "output=Antwort"]
     assert written["data"]["file"] == str(tickets)

@@ -26,7 +26,9 @@ def notebook() -> Any:
 
 
 def sources(notebook: Any, kind: str) -> list[str]:
-    return ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == kind]
+    """The cells of a kind; a line that goes on in the next is one."""
+    found = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == kind]
+    return [text.replace("\\\n", " ") for text in found]
 
 
 def python_of(source: str) -> str:

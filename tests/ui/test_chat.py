@@ -73,6 +73,9 @@ def test_both_answer_in_their_columns_and_end_with_the_page(
     assert lines[0][0] == lines[1][0] == "What is 1+1? Answer briefly."
     assert len(lines[0]) > 2
     assert lines[0][:-1] == lines[1][:-1]
+    told = {"model": "base", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
+    cut = served.send("api/runs/mine/chat", told)
+    assert '"finish_reason":"length"' in cut.text.replace(" ", "")
     servers = served.get("api/runs/mine").json()["servers"]
     assert {one["model"]: one["state"] for one in servers} == {
         "base": "serving",

@@ -37,6 +37,16 @@ def test_runs_and_one_of_them_are_told(ui: RunningUI) -> None:
         (check["contract"], check["passed"], check["detail"]) for check in run["checks"]
     ]
     assert ["accuracy tuned", "30.0 %"] in run["figures"]
+    # What stands with the training or in the verdict is not said again.
+    figures = dict(run["training"]["figures"])
+    assert (figures["steps"], figures["eval loss"]) == ("6 of 6", "5.2661 → 0.8111")
+    assert (
+        not {*figures, "eval loss", "train seconds", "tokens per second"}
+        & dict(run["figures"]).keys()
+    )
+    assert not [one for one in run["bench"][2:] if one in run["bench"][0]]
+    sizes = [name for name, _ in run["parts"]]
+    assert (sizes[0], ".lock" in sizes) == ("run.json", False)
     assert "data.eval_fraction (default 0.05): 0.2" in run["changed"]
     assert (run["at_work"], run["logs"], run["report"]) == ("", ["convert"], True)
     assert [title for title, _ in run["charts"]] == ["Loss per answer token"]

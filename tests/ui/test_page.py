@@ -78,6 +78,9 @@ def test_by_keys_from_the_list_to_a_run_and_back(page: Browser) -> None:
     page.wait(f"{HEADING} === 'first'", 20)
     assert page.run("document.activeElement.tagName") == "H1"
     page.wait("document.querySelector('figure svg') !== null", 20)
+    page.run(
+        "document.querySelector('[aria-label=\"What was checked\"]').closest('details').open = true"
+    )
     text = page.run("document.body.innerText")
     for told in ("trained, converted, benched", "No difference shown", "equal on 155 texts",
                  "data.eval_fraction (default 0.05): 0.2", "Conversion: verified"):  # fmt: skip

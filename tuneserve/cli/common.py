@@ -121,7 +121,8 @@ def confirmed(question: str, *, yes: bool) -> bool:
 
 def show_ranking(ranking: Ranking, heading: str) -> None:
     """Every contender's figure, under `heading`, with its letters, then which differences stand."""
-    from tuneserve.bench.compare.figures import interval, percent
+    from tuneserve.bench.compare.figures import interval
+    from tuneserve.console import percent
 
     rows = [
         [one.name, percent(one.accuracy.value), interval(one.accuracy), one.letters]

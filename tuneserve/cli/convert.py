@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tuneserve.cli.common import allow_code_option, later_stage_settings, select_run, stage_options
-from tuneserve.console import human_bytes, print_json, say, table
+from tuneserve.console import human_bytes, percent, print_json, say, table
 from tuneserve.extras import require_extra
 from tuneserve.options import settings_options
 
@@ -94,13 +94,14 @@ def show(result: ConvertResult) -> None:
         say(f"  {result.base.quantization}, {mixture}")
     lost = [one for one in result.updates if one.kept < WORTH_SHOWING][:WORST_SHOWN]
     if lost:
-        rows = [[one.name, one.type, f"{one.kept:.0%}"] for one in lost]
+        rows = [[one.name, one.type, percent(one.kept, 0)] for one in lost]
         table("Tensors that lose most of their update", ["tensor", "type", "kept"], rows)
     if result.mix:
         mix = result.mix
         say(
             f"  divergence on the answers that types were chosen by {mix.divergence:.2e}, Q4_K_M's "
-            f"{mix.baseline_divergence:.2e}, at {mix.bytes / mix.baseline_bytes:.1%} of its size"
+            f"{mix.baseline_divergence:.2e}, at {percent(mix.bytes / mix.baseline_bytes)} of its "
+            "size"
         )
     show_checks(result.verification)
     say(f"  sample answer: {result.sample!r}")

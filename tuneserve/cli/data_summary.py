@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from tuneserve.console import say, table
+from tuneserve.console import percent, say, table
 
 if TYPE_CHECKING:
     from tuneserve.finetune.data.kinds import Kind
@@ -37,10 +37,10 @@ def say_removed(split: Split) -> None:
     reasons = {
         "the same as an earlier example": split.duplicates,
         "a held-out prompt is the same": split.straddling,
-        "a held-out prompt is nearly the same": len(split.near),
+        "a held-out prompt is nearly the same (near_duplicates)": len(split.near),
     }
     pairs = [
-        f"  {near.example.where} is {near.similarity:.0%} like the held-out {near.held.where}"
+        f"  {near.example.where} is {percent(near.similarity, 0)} like {near.held.where}"
         for near in split.near
     ]
     counted = [f"{count:,} x {reason}" for reason, count in reasons.items() if count]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -135,15 +136,22 @@ def _map_columns(tables: dict[str, dict[str, Any]]) -> None:
     guess = shlex.quote(f"instruction={asked},output={answered}")
     if not sys.stdin.isatty():
         raise UsageError(
-            f"which column is asked, and which one answered? There are: {shown}",
+            f"which column is the prompt, and which one the answer? There are: {shown}",
             where=str(data["file"]),
             hint=f"Say so, perhaps: --fields {guess}",
         )
     say(f"columns: {shown}")
-    choice = click.Choice(list(columns))
-    asked = click.prompt("Which one is asked?", default=asked, type=choice, err=True)
-    answered = click.prompt("Which one is the answer?", default=answered, type=choice, err=True)
+    asked = _choose("Which column is the prompt?", asked, columns)
+    answered = _choose("Which column is the answer?", answered, columns)
     data["fields"] = (f"instruction={asked}", f"output={answered}")
+
+
+def _choose(question: str, default: str, columns: Collection[str]) -> str:
+    # They stand above the questions already, and may be long.
+    found: str = click.prompt(
+        question, default=default, type=click.Choice(list(columns)), show_choices=False, err=True
+    )
+    return found
 
 
 def _look(recipe: Recipe) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import click
 
 from tuneserve.cli.common import config_option
 from tuneserve.console import human_bytes, human_range, print_json, say, table
+from tuneserve.memory import main_memory
 from tuneserve.options import given_options, resolve_settings, settings_options
 from tuneserve.settings import Recipe
 
@@ -95,9 +96,10 @@ def look_ahead(
         of = f" of {vram:g} GiB" if vram else ""
         say(f"planned for a GPU{of}, which this machine does not have: --cpu plans for its CPU")
     for title, parts in found.peaks.items():
-        rows = [[name, human_bytes(size)] for name, size in parts.items()]
+        rows = [[name.replace("_", " "), human_bytes(size)] for name, size in parts.items()]
         table(title, ("part", "memory"), [*rows, ["in all", human_bytes(sum(parts.values()))]])
-    for line in [*unknown, *found.advice]:
+    room = _room(found.peaks) if device == "cpu" else []
+    for line in [*unknown, *found.advice, *room]:
         say(line)
     shown = found.to_json()
     try:
@@ -109,6 +111,15 @@ def look_ahead(
         _show(work)
         shown["work"] = work.to_json()
     return shown
+
+
+def _room(peaks: dict[str, dict[str, int]]) -> list[str]:
+    """Whether the stages of a plan for this machine's main memory fit into what is free of it."""
+    needed, free = max(sum(parts.values()) for parts in peaks.values()), main_memory().available
+    room = f"the {human_bytes(free)} of memory that are free here"
+    if needed <= free:
+        return [f"each of these fits into {room}"]
+    return [f"{human_bytes(needed)} does NOT fit into {room}"]
 
 
 def _show(work: Forecast) -> None:
@@ -130,5 +141,5 @@ def _show(work: Forecast) -> None:
         return
     say(
         f"time: {human_range(*work.time.seconds)} at about {work.time.tokens_per_second:,.0f} "
-        f"tokens/s, by {work.time.known_from}; loading the base is not in it"
+        f"tokens/s, by {work.time.known_from}; without loading the base"
     )

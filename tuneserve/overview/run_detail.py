@@ -62,4 +62,4 @@ def shown_figure(name: str, value: float) -> str:
         return human_bytes(value)
     if name.startswith("accuracy") or name == "gain_kept":
         return f"{100 * value:.1f} %"
-    return f"{value:,.0f}" if value == int(value) else f"{value:,.4g}"
+    return f"{value:,.0f}" if value == int(value) or abs(value) >= 1000 else f"{value:,.4g}"

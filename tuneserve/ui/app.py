@@ -39,6 +39,7 @@ from tuneserve.ui.stopping import Stopper
 TOKEN_HEADER = "X-Tuneserve-Token"  # noqa: S105 - a name
 _TOKEN_KEY = TOKEN_HEADER.lower().encode()
 MAX_BODY = 1 << 20
+_SAMPLING = ("temperature", "max_tokens")
 _FOLDER = Path(__file__).parent / "page"
 POLICY = (
     "default-src 'none'; connect-src 'self'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
@@ -265,7 +266,10 @@ class _Page:
         """What a model answers, as its server does, in server-sent events."""
         run, given = _run_of(request), await _body(request)
         status, kind, parts = await self._chats.ask(
-            run, str(given.get("model", "")), given.get("messages"), given.get("temperature", 0)
+            run,
+            str(given.get("model", "")),
+            given.get("messages"),
+            {"temperature": 0, **{name: given[name] for name in _SAMPLING if name in given}},
         )
         return StreamingResponse(parts, status, media_type=kind)
 

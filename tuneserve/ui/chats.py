@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,11 +95,11 @@ class Chats:
         self._servers.clear()
 
     async def ask(
-        self, run: RunDirectory, model: str, messages: Any, temperature: Any
+        self, run: RunDirectory, model: str, messages: Any, sampling: Mapping[str, Any]
     ) -> tuple[int, str, AsyncIterator[bytes]]:
         """The server's answer to a conversation: status, media type, and its parts as they come.
-        The base is asked with the system prompt that the tune has. Raises TuneserveError where the
-        model is not served."""
+        The base is asked with the system prompt that the tune has, both with the API's fields
+        `sampling`. Raises TuneserveError where the model is not served."""
         server = self._servers.get((run.name, model))
         if model not in MODELS or not isinstance(messages, list):
             raise UsageError("a chat has a model (base or tuned) and a list of messages")
@@ -108,7 +108,7 @@ class Chats:
         system = run.system_prompt if model == "base" else ""
         told = [{"role": "system", "content": system}] if system else []
         body = {
-            "messages": [*told, *messages], "temperature": temperature, "stream": True,
+            **sampling, "messages": [*told, *messages], "stream": True,
             "stream_options": {"include_usage": True},
         }  # fmt: skip
         client = http_library().AsyncClient(timeout=None, trust_env=False)

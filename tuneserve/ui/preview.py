@@ -32,7 +32,7 @@ def data_settings(run: RunDirectory) -> Recipe:
 
 
 class Previews:
-    """Makes one preview at a time."""
+    """Makes one preview at a time; who asks meanwhile waits."""
 
     def __init__(self) -> None:
         self._turn = asyncio.Lock()
@@ -41,8 +41,6 @@ class Previews:
         """What the command finds of the recipe's base and data, with a typical example of so many
         kinds; what would stop a training is in `refusal`. Raises TuneserveError with what it says
         where it can't read them."""
-        if self._turn.locked():
-            raise TuneserveError("another preview is being made; wait until it is done")
         async with self._turn:
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "preview.toml"

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from tuneserve.bench.result import BenchResult
 from tuneserve.charts import Line, LossCurves, framed, lines, loss_chart, scale_over
-from tuneserve.console import human_bytes
+from tuneserve.console import human_bytes, human_seconds
 from tuneserve.convert.result import Check, ConvertOutput
 from tuneserve.finetune.training.progress_file import FILE as PROGRESS_FILE
 from tuneserve.finetune.training.progress_file import TrainingProgress, read_progress, thinned
@@ -66,15 +66,21 @@ def run_view(run: RunDirectory, read: ReadProgress = read_progress) -> dict[str,
     detail = detail_of(run)
     converted = run.finished("convert", ShownConversion)
     benched = run.finished("bench", BenchResult)
+    training = _training(run, read)
     return {
         **_row(detail.summary),
         "path": detail.summary.path,
         "figures": [
-            [name.replace("_", " "), shown_figure(name, value)]
+            [name.removesuffix("_bytes").replace("_", " "), shown_figure(name, value)]
             for name, value in detail.summary.figures.items()
+            if name not in _OF_TRAINING
         ],
         "changed": detail.changed,
-        "parts": [[name, human_bytes(size)] for name, size in detail.parts_bytes.items()],
+        "parts": [
+            [name, human_bytes(size)]
+            for name, size in sorted(detail.parts_bytes.items(), key=lambda part: -part[1])
+            if not name.startswith(".")
+        ],
         "removable": [
             f"{part.path} ({human_bytes(part.size_bytes)}): {part.what}"
             for part in detail.removable
@@ -91,10 +97,20 @@ def run_view(run: RunDirectory, read: ReadProgress = read_progress) -> dict[str,
         ]
         if converted
         else [],
-        "bench": [benched.verdict, benched.forgetting, *benched.cautions] if benched else [],
+        "bench": _bench(benched) if benched else [],
         "report": benched is not None and (run.bench / "report.html").is_file(),
-        **_training(run, read),
+        **training,
     }
+
+
+# Figures of a run that stand with its training.
+_OF_TRAINING = {"steps", "tokens_per_second", "eval_loss_before", "eval_loss", "train_seconds"}
+
+
+def _bench(found: BenchResult) -> list[str]:
+    """Its verdicts, and the cautions that they don't tell already."""
+    verdicts = [found.verdict, found.forgetting]
+    return [*verdicts, *(one for one in found.cautions if one not in found.verdict)]
 
 
 def stage_at_work(run: RunDirectory) -> str:
@@ -129,6 +145,8 @@ def _training(run: RunDirectory, read: ReadProgress) -> dict[str, Any]:
     figures = progress.last.figures() if progress is not None else {}
     if not at_work:
         figures.pop("left", None)
+    if trained is not None and not at_work:
+        figures = {**_of_all_steps(trained, run), **_kept(figures)}
     told = progress.last if progress is not None else None
     return {
         "training": {
@@ -139,6 +157,24 @@ def _training(run: RunDirectory, read: ReadProgress) -> dict[str, Any]:
         },
         "charts": [[title, chart] for title, chart in charts if chart],
     }
+
+
+def _kept(figures: dict[str, str]) -> dict[str, str]:
+    """Of the last step's figures those that tell something of a training that is done."""
+    return {name: figures[name] for name in ("general loss", "memory") if name in figures}
+
+
+def _of_all_steps(trained: TrainResult, run: RunDirectory) -> dict[str, str]:
+    """What a training that is done came to."""
+    steps, evaluated = trained.steps, [loss for _, loss in trained.losses.eval]
+    found = {"steps": f"{steps.done:,} of {steps.planned:,}"}
+    if trained.losses.train:
+        found["loss, at the end"] = f"{trained.losses.train[-1][1]:.4f}"
+    if evaluated:
+        found["eval loss"] = f"{evaluated[0]:.4f} → {min(evaluated):.4f}"
+    found["speed"] = f"{trained.tokens_per_second:,.0f} tokens/s"
+    found["took"] = human_seconds(run.read().stages["train"].seconds)
+    return found
 
 
 def _losses(curves: LossCurves) -> Markup:

@@ -115,7 +115,8 @@ const endings = {
   cut: (given, row) => given.finish[row] === "length" || given.cut[row] === 1,
   thought: (given, row) => given.cut[row] === 1,
   empty: (given, row) => given.empty[row] === 1,
-  unread: (given, row) => given.found[row] === "none" || given.read[row] === "",
+  unread: (given, row) => given.found[row] === "none",
+  unclassed: (given, row) => given.read[row] === "" && given.found[row] !== "none",
   several: (given, row) => given.found[row] === "several",
   failed: (given, row) => given.problem[row] !== "",
 };

@@ -41,6 +41,7 @@ function endingsOf(given, row) {
   if (endings.failed(given, row)) found.push("failed");
   else if (endings.empty(given, row)) found.push("empty");
   else if (endings.unread(given, row)) found.push("nothing found");
+  else if (endings.unclassed(given, row)) found.push("no class");
   if (endings.several(given, row)) found.push("several found");
   return found;
 }

@@ -86,6 +86,8 @@ function actsOn(column, turn) {
   const acts = {Retry: [`Retry: ask ${model} again`, () => retry(column)]};
   if (turn.text && (turn.end === "length" || turn.end === "stopped"))
     acts.Continue = [`Continue: let ${model} go on`, () => goOn(column)];
+  if (turn.at > 0) acts["‹"] = ["The answer before this one", () => turnBy(column, -1)];
+  if (turn.at < turn.versions.length - 1) acts["›"] = ["The next answer", () => turnBy(column, 1)];
   return acts;
 }
 
@@ -145,10 +147,29 @@ async function ask(text) {
   await answer(jobs);
 }
 
+/** What was answered before is kept as another version. */
 async function retry(column) {
   if (stopper) return;
+  const former = column.data.turns[column.data.turns.length - 1];
   cutTo(column, column.data.turns.length - 1);
-  await answer([newAnswer(column)]);
+  const job = newAnswer(column), {turn} = job[1];
+  if (former.text) turnTo(former, former.at);
+  else former.versions.splice(former.at, 1);
+  turn.versions = former.versions;
+  turn.at = former.versions.length;
+  await answer([job]);
+}
+
+function turnBy(column, step) {
+  if (stopper) return;
+  const view = column.views[column.views.length - 1];
+  turnTo(view.turn, view.turn.at + step);
+  view.done();
+  keep();
+  // The button that was pressed is another one now, or none.
+  const buttons = [...view.element.querySelectorAll(".actions button")];
+  const same = buttons.find(one => one.textContent === (step < 0 ? "‹" : "›"));
+  (same ?? buttons[buttons.length - 1]).focus();
 }
 
 async function goOn(column) {

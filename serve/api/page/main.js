@@ -76,6 +76,26 @@ addEventListener("click", event => {
   for (const menu of document.querySelectorAll(".menu[open]"))
     if (!menu.contains(event.target) && document.contains(event.target)) menu.open = false;
 });
+$("attach").addEventListener("click", () => $("files").click());
+$("files").addEventListener("change", async () => {
+  await attach([...$("files").files]);
+  $("files").value = "";  // the same file may be chosen again
+});
+$("form").addEventListener("dragover", event => {
+  if (event.dataTransfer.types.includes("Files")) event.preventDefault();
+});
+$("form").addEventListener("drop", event => {
+  if (!event.dataTransfer.files.length) return;
+  event.preventDefault();
+  attach([...event.dataTransfer.files]);
+});
+// What is copied from a table is a text with a picture of it.
+$("prompt").addEventListener("paste", event => {
+  const {files, types} = event.clipboardData;
+  if (!files.length || types.includes("text/plain")) return;
+  event.preventDefault();
+  attach([...files]);
+});
 $("stop").addEventListener("click", () => stopper?.abort());
 $("reset").addEventListener("click", startAnew);
 $("keep").addEventListener("click", () => { stopEditing(); $("prompt").value = ""; });

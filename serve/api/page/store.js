@@ -2,24 +2,36 @@
 // The conversations, kept in this browser (localStorage), the newest first.
 //
 // A conversation: {id, title, when, system, columns}. `system` is null where the models' own system
-// prompts hold; a column is {model, turns}, a turn {role, model, text, thoughts, end, figures, error}.
-// `end`: why an answer ended, '' while it comes. What is read may be anybody's: it is made anew.
+// prompts hold; a column is {model, turns}, a turn {role, model, text, thoughts, end, figures, error,
+// versions, at}. `end`: why an answer ended, '' while it comes; `versions`: the answers to the same
+// question, if there are several, of which the turn shows the one `at` this place. What is read may
+// be anybody's: it is made anew.
 
 const CONVERSATIONS = "tuneserve.conversations", CURRENT = "tuneserve.current";
 const MOST_KEPT = 100;
 
+const listed = value => Array.isArray(value) ? value : [];
 const textOf = value => typeof value === "string" ? value : "";
 
+const OF_ANSWER = ["model", "text", "thoughts", "end", "figures", "error"];
+
+const answerOf = value => Object.fromEntries(OF_ANSWER.map(name => [name, textOf(value?.[name])]));
+
 function asTurn(value) {
-  const turn = {role: value?.role === "user" ? "user" : "assistant"};
-  for (const name of ["model", "text", "thoughts", "end", "figures", "error"])
-    turn[name] = textOf(value?.[name]);
+  const turn = {role: value?.role === "user" ? "user" : "assistant", ...answerOf(value)};
   if (turn.role === "assistant" && !turn.end && !turn.error) turn.end = "left";
+  turn.versions = listed(value?.versions).map(answerOf);
+  turn.at = Math.min(Math.max(0, Math.trunc(Number(value?.at)) || 0), turn.versions.length);
   return turn;
 }
 
+/** Have a turn show another of its versions. */
+function turnTo(turn, at) {
+  turn.versions[turn.at] = answerOf(turn);
+  Object.assign(turn, turn.versions[at], {at});
+}
+
 function asConversation(value) {
-  const listed = list => Array.isArray(list) ? list : [];
   return {
     id: textOf(value?.id) || newId(),
     title: textOf(value?.title),

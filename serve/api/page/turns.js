@@ -22,9 +22,10 @@ function showTurn(turn, name, parent, acts) {
   let thoughts = null, timer = 0;
 
   const draw = () => {
-    if (turn.thoughts) {
-      thoughts ??= addThoughts(element, body);
+    if (turn.thoughts) thoughts ??= addThoughts(element, body);
+    if (thoughts) {
       thoughts.textContent = turn.thoughts;
+      thoughts.parentElement.hidden = !turn.thoughts;  // another version may have none
     }
     const formatted = turn.role === "assistant" && $("formatted").checked;
     if (formatted) body.replaceChildren(markdown(turn.text));
@@ -46,6 +47,8 @@ function showTurn(turn, name, parent, acts) {
     add("cut", ENDS[turn.end]);
     add("error", turn.error);
     add("figures", turn.figures);
+    const versions = Math.max(turn.versions.length, turn.at + 1);
+    if (versions > 1) add("figures", `answer ${turn.at + 1} of ${versions}`);
     const row = make("div", {className: "actions"});
     if (turn.text) {
       const copies = button("Copy", `Copy: ${name}`, () => copy(turn.text, copies));

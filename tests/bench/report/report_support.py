@@ -80,7 +80,7 @@ def make_report(
     rate = Rate(120.0, 3.0, 96, 3)
     return Report(
         run="x",
-        gain=KeptGain(0.97, 0.95, 0.99, 0.93, "97.0% of the gain is kept"),
+        gain=KeptGain(0.97, 0.95, 0.99, 0.93, "97.0 % of the gain is kept"),
         created="2026-01-02T03:04:05+00:00",
         task=settings.task,
         confidence=0.95,

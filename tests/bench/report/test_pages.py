@@ -219,7 +219,7 @@ def test_written_files_agree(report: Report, tmp_path: Path) -> None:
     assert data["verdict"]["outcome"] == report.verdict.outcome
     assert data["gain"]["share"] == 0.97
     for name in ("report.md", "report.html"):
-        assert "97.0% of the gain is kept" in (tmp_path / "bench" / name).read_text()
+        assert "97.0 % of the gain is kept" in (tmp_path / "bench" / name).read_text()
     rows = [json.loads(line) for line in (tmp_path / "bench" / "answers.jsonl").open()]
     own = [row for row in rows if row["task"] == HELD_OUT]
     assert len(rows) == 2 * len(own)

@@ -40,7 +40,7 @@ def kept(share: float, *, spread: float, count: int = 40) -> Any:
     ("share", "spread", "passed", "told"),
     [
         (1.0, 0.0, True, ""),
-        (0.95, 0.01, True, "95.0% (94.8% to 95.2%) of the gain is kept; the tune is fitted"),
+        (0.95, 0.01, True, "95.0 % (94.8 % to 95.2 %) of the gain is kept; the tune is fitted"),
         (0.8, 2.0, True, "too few answers to tell that share from all of it"),
         (0.8, 0.1, False, ""),
     ],
@@ -56,7 +56,9 @@ def test_the_share_of_the_gain_decides(
     assert told in noted
     assert bool(told) is ("note: merge_base" in noted)
     if not passed:
-        assert "below 90%: the tune is fitted to the rounding of its 4-bit base too" in check.detail
+        assert (
+            "below 90 %: the tune is fitted to the rounding of its 4-bit base too" in check.detail
+        )
         assert '--merge-base ""' in check.detail
         assert "another model" not in check.detail
 

@@ -36,10 +36,10 @@ def read(path: Path, content: str | bytes) -> tuple[list[tuple[int, Any]], list[
     ("content", "line", "notes"),
     [
         ("instruction,output\na,b\n", 2, []),
-        ("instruction;output\na;b\n", 2, ["fields end with ';'"]),
-        ("instruction\toutput\na\tb\n", 2, ["fields end with '\\t'"]),
-        ("instruction|output\na|b\n", 2, ["fields end with '|'"]),
-        ("instruction, output\na, b\n", 2, ["fields end with ',' and a space"]),
+        ("instruction;output\na;b\n", 2, ["fields are separated by ';'"]),
+        ("instruction\toutput\na\tb\n", 2, ["fields are separated by '\\t'"]),
+        ("instruction|output\na|b\n", 2, ["fields are separated by '|'"]),
+        ("instruction, output\na, b\n", 2, ["fields are separated by ',' and a space"]),
         ("\n\ninstruction,output\na,b\n", 4, []),
         ("instruction,output,\na,b,\n", 2, []),
         ("instruction,output\na,b,,\n", 2, []),
@@ -48,7 +48,7 @@ def read(path: Path, content: str | bytes) -> tuple[list[tuple[int, Any]], list[
         ("Export,\n\ninstruction,output\na,b\n", 4, ["not read, above the header: 'Export'"]),
         (
             "sep=;\ninstruction;output\na;b\n", 3,
-            ["fields end with ';'", "not read, above the header: 'sep='"],
+            ["fields are separated by ';'", "not read, above the header: 'sep='"],
         ),
         (
             "Unnamed: 0,instruction,output\n0,a,b\n", 2,

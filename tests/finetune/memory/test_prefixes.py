@@ -92,7 +92,7 @@ def test_on_a_gpu_it_is_for_architectures_whose_attention_takes_a_tree(checkpoin
     assert sharing is not None
     assert (sharing.costs.unit, sharing.costs.padding_free) == (128, True)
     # All examples of a step are computed at a time: 50 + 8 x 3 tokens, filled up to 128.
-    assert told.endswith("once: 70% less to compute")
+    assert told.endswith("once: 70 % less to compute")
     assert planned(checkpoint, ALIKE, Runtime(None, torch, "cuda", "fp16")) == (None, "")
     for config, reason in (
         (LLAMA, None),

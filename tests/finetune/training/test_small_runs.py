@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from tests.finetune.training.variants import make_small
 from tests.support import ROOT, ModulePaths
 from tuneserve.files import sha256_file
+from tuneserve.finetune.training.end_token import USUAL
 from tuneserve.run import RunDirectory
 from tuneserve.ui.stopping import Stopper
 from tuneserve.ui.views import run_view
@@ -87,35 +88,47 @@ def test_the_only_step_of_a_handful_of_rows_learns(workspace: Path, train: Train
     assert all(bool(value.any()) for value in factors)
 
 
-def test_an_end_token_that_the_base_has_never_seen_is_told_before_training(
-    workspace: Path, train: Train
+def base_whose_end_has(
+    path: Path, workspace: Path, logits: Mapping[tuple[str, str], float]
 ) -> None:
-    """Its row of the output layer points away from what the model writes before it."""
-    import torch
+    """The tiny base with a row of the output layer that gives the end token these logits behind
+    these answers to these questions."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    path = workspace / "unseen"
     shutil.copytree(workspace / "tiny", path)
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(path)
-    turns = [
-        {"role": "user", "content": "Which colour has number 1?"},
-        {"role": "assistant", "content": "redred"},
-    ]
-    text = tokenizer.apply_chat_template(turns, tokenize=False).removesuffix("<|im_end|>\n")
-    hidden = model.model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0, -1]
+    hidden = []
+    for question, answer in logits:
+        turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        text = tokenizer.apply_chat_template(turns, tokenize=False).removesuffix("<|im_end|>\n")
+        with torch.no_grad():
+            found = model.model(**tokenizer(text, return_tensors="pt")).last_hidden_state
+        hidden.append(found[0, -1])
     weights = load_file(path / "model.safetensors")
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    weights["lm_head.weight"][end] = -20 * hidden.detach() / hidden.norm() ** 2
+    row = torch.linalg.pinv(torch.stack(hidden)) @ torch.tensor([*logits.values()])
+    weights["lm_head.weight"][end] = row
     save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("usual", [-20.0, 20.0])
+def test_an_end_token_that_the_base_has_never_seen_is_told_before_training(
+    workspace: Path, train: Train, usual: float
+) -> None:
+    """One that it gives elsewhere it has seen: only these answers are none of its own."""
+    name = "unseen" if usual < 0 else "unused"
+    given = dict.fromkeys(USUAL, usual) | {("Which colour has number 1?", "redred"): -20.0}
+    base_whose_end_has(workspace / name, workspace, given)
     told = "WARNING: the base finds '<|im_end|>', with which the chat template ends an answer, less"
-    unseen = train("unseen", *SHORT, base="unseen")
-    assert unseen.returncode == 0, unseen.stderr
-    assert told in " ".join(unseen.stderr.split())
-    before, _, after = unseen.stderr.partition("WARNING: the base finds")
-    assert "step 0: eval loss" in after
-    assert "step 0: eval loss" not in before
-    assert told not in " ".join(train("seen", *SHORT).stderr.split())
+    done = train(name, *SHORT, base=name)
+    assert done.returncode == 0, done.stderr
+    assert (told in " ".join(done.stderr.split())) is (usual < 0)
+    if usual < 0:
+        before, _, after = done.stderr.partition("WARNING: the base finds")
+        assert "step 0: eval loss" in after
+        assert "step 0: eval loss" not in before
+        assert told not in " ".join(train("seen", *SHORT).stderr.split())
 
 
 def test_shared_beginnings_change_no_loss(train: Train) -> None:

@@ -281,6 +281,52 @@ def test_retry_and_edit_ask_anew(page: Browser) -> None:
     assert found == [["a", "first", "b", "third"], "a", True, ["c", "fourth"], ["c"], [2]]
 
 
+def test_answers_that_were_asked_for_again_are_kept(page: Browser) -> None:
+    found = run(
+        page,
+        """reply([{reasoning_content: "Hm."}, "first"]); await say("a");
+        reply("broken"); await retry(columns[0]);
+        reply(["second"]); await retry(columns[0]);
+        const press = text => [...document.querySelectorAll(".actions button")]
+          .find(one => one.textContent === text).click();
+        const shown = () => [texts(".assistant")[0], texts(".figures").at(-1),
+                             document.querySelector(".thoughts")?.checkVisibility() ?? false];
+        const second = shown();
+        press("‹");
+        const first = [shown(), document.activeElement.textContent];
+        openConversation(currentConversation());
+        const again = shown();
+        reply(["more"]); await say("b");
+        return [second, first, again, texts(".actions button").includes("›"),
+                asked.at(-1).messages.map(one => one.content)];""",
+    )
+    first = ["first", "answer 1 of 2", True]
+    assert found[:3] == [["second", "answer 2 of 2", False], [first, "›"], first]
+    assert found[3:] == [False, ["a", "first", "b"]]
+
+
+def test_text_files_become_a_part_of_the_message(page: Browser) -> None:
+    found = run(
+        page,
+        """const give = async (...files) => {
+          const held = new DataTransfer();
+          for (const [name, parts] of files) held.items.add(new File(parts, name));
+          $("files").files = held.files;
+          $("files").dispatchEvent(new Event("change"));
+          while ($("files").files.length) await new Promise(done => setTimeout(done, 10));
+          return [$("prompt").value, $("status").textContent];
+        };
+        $("prompt").value = "Sum up:";
+        return [await give(["a.csv", ["x;y\\n"]], ["b.md", ["```\\ncode\\n```"]]),
+                (await give(["c.png", [new Uint8Array([137, 80, 255])]]))[1],
+                (await give(["d.txt", ["x".repeat(2 ** 20 + 1)]]))[1]];""",
+    )
+    message = "Sum up:\n\na.csv:\n```\nx;y\n```\n\nb.md:\n````\n```\ncode\n```\n````\n"
+    assert found == [
+        [message, ""], "c.png is no text in UTF-8.", "d.txt is larger than 1 MiB.",
+    ]  # fmt: skip
+
+
 def test_the_system_prompt_is_sent_where_it_is_not_the_models_own(page: Browser) -> None:
     found = run(
         page,

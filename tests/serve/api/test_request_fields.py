@@ -71,9 +71,15 @@ def test_null_in_a_schema_is_a_value() -> None:
             {"stream": True, "stream_options": {"include_obfuscation": False}},
             ["stream_options.include_obfuscation"],
         ),
+        (
+            {"return_progress": True, "timings_per_token": True, "sse_ping_interval": 1,
+             "reasoning_control": True, "reasoning_format": "auto"},
+            ["return_progress", "timings_per_token", "sse_ping_interval", "reasoning_control",
+             "reasoning_format"],
+        ),
         ({}, []),
     ],
-)
+)  # fmt: skip
 def test_what_changes_nothing_is_taken_and_named(
     fields: dict[str, Any], ignored: list[str]
 ) -> None:

@@ -2,9 +2,12 @@
 
 import {button, make} from "./dom.js";
 import {send, stream} from "./api.js";
+import {markdown} from "./markdown.js";
 import {fill, link, section} from "./parts.js";
 
 const MODELS = ["base", "tuned"];
+const REDRAWN_MS = 100;  // an answer that comes is drawn at most so often
+const LONGEST = 512;  // tokens: a base that was never taught to end an answer goes on and on
 
 export function chatPart(name) {
   const path = `api/runs/${encodeURIComponent(name)}`;
@@ -14,6 +17,8 @@ export function chatPart(name) {
   const prompt = make("textarea", {id: "prompt", rows: 2});
   const temperature = make("input", {type: "number", id: "temperature", min: 0, max: 2, step: "any",
                                      value: 0, required: true});
+  const longest = make("input", {type: "number", id: "longest", min: 1, step: 1, value: LONGEST,
+                                 required: true});
   const ask = make("button", {textContent: "Ask both", className: "main"});
   let stopper = null;
   const stop = button("Stop", "Stop the answers", () => stopper?.abort());
@@ -27,7 +32,8 @@ export function chatPart(name) {
       make("div", {}, make("h3", {textContent: one.model}), one.turns))),
     make("label", {htmlFor: "prompt", textContent: "Message (Enter sends, Shift+Enter: new line)"}),
     prompt, make("div", {className: "actions"}, ask, stop, anew,
-      make("label", {className: "inline"}, "temperature ", temperature)));
+      make("label", {className: "inline"}, "temperature ", temperature),
+      make("label", {className: "inline"}, "max_tokens ", longest)));
   prompt.addEventListener("keydown", event => {
     if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
     event.preventDefault();
@@ -40,8 +46,8 @@ export function chatPart(name) {
     prompt.value = "";
     stopper = new AbortController();
     ask.disabled = !(stop.disabled = false);
-    await Promise.all(columns.map(one => answer(path, one, text, Number(temperature.value),
-                                                stopper.signal)));
+    const sampling = {temperature: Number(temperature.value), max_tokens: Number(longest.value)};
+    await Promise.all(columns.map(one => answer(path, one, text, sampling, stopper.signal)));
     stopper = null;
     ask.disabled = !(stop.disabled = true);
   });
@@ -86,33 +92,40 @@ function stateOf(servers, act) {
 }
 
 /** Ask a model, and show its answer as it comes. */
-async function answer(path, column, text, temperature, signal) {
+async function answer(path, column, text, sampling, signal) {
   const asked = [...column.messages, {role: "user", content: text}];
-  const turn = make("p", {className: "turn"}), note = make("p", {className: "soft note"});
-  column.turns.append(make("p", {className: "turn user", textContent: text}), turn, note);
-  let thoughts = "", tokens = 0, end = "";
+  const turn = make("div", {className: "turn", dir: "auto"});
+  const note = make("p", {className: "soft note"});
+  column.turns.append(make("p", {className: "turn user", dir: "auto", textContent: text}), turn, note);
+  let said = "", thoughts = "", tokens = 0, end = "", timer = 0;
+  const draw = () => {
+    timer = 0;
+    turn.replaceChildren(markdown(said));
+    column.turns.scrollTop = column.turns.scrollHeight;
+  };
   const started = performance.now();
   try {
-    const body = {model: column.model, messages: asked, temperature};
+    const body = {model: column.model, messages: asked, ...sampling};
     for await (const event of stream(`${path}/chat`, body, signal)) {
       if (event.error) throw new Error(event.error.message);
       const choice = event.choices?.[0];
       thoughts += choice?.delta?.reasoning_content ?? "";
-      turn.textContent += choice?.delta?.content ?? "";
+      said += choice?.delta?.content ?? "";
       end = choice?.finish_reason ?? end;
       tokens = event.usage?.completion_tokens ?? tokens;
-      note.textContent = turn.textContent || !thoughts ? "" : `thinks: …${thoughts.slice(-80)}`;
-      column.turns.scrollTop = column.turns.scrollHeight;
+      note.textContent = said || !thoughts ? "" : `thinks: …${thoughts.slice(-80)}`;
+      timer ||= setTimeout(draw, REDRAWN_MS);
     }
     const seconds = ((performance.now() - started) / 1000).toFixed(1);
     note.textContent = end ? `${tokens} tokens in ${seconds} s` +
-      (end === "length" ? "; cut: as long as it may be" : "") : "The answer broke off.";
-    column.messages = [...asked, {role: "assistant", content: turn.textContent}];
+      (end === "length" ? "; cut at max_tokens, or at the context's end" : "") : "The answer broke off.";
+    column.messages = [...asked, {role: "assistant", content: said}];
   } catch (error) {
     note.textContent = error.name === "AbortError" ? "stopped" : error.message;
     note.classList.toggle("bad", error.name !== "AbortError");
-    if (error.name === "AbortError" && turn.textContent)
-      column.messages = [...asked, {role: "assistant", content: turn.textContent}];
+    if (error.name === "AbortError" && said)
+      column.messages = [...asked, {role: "assistant", content: said}];
   }
-  column.turns.scrollTop = column.turns.scrollHeight;
+  clearTimeout(timer);
+  draw();
 }

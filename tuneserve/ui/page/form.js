@@ -5,6 +5,7 @@ import {get, send} from "./api.js";
 import {previewed} from "./preview.js";
 
 const TITLES = {train: "New training", convert: "Convert", bench: "Benchmark"};
+const STARTS = {train: "Start the training", convert: "Start the conversion", bench: "Start the benchmark"};
 const NOT_SET = "(not set)";
 
 export async function formView(stage, run) {
@@ -22,7 +23,7 @@ export async function formView(stage, run) {
     ...(stage === "train" ? [recipeRow(found.recipes, stage, fields, said)] : []),
     ...found.sections.map(one => sectionOf(one, fields.filter(field => field.section === one.name))),
     flagsOf(found.flags));
-  const start = make("button", {textContent: `Start: ${stage}`, className: "main"});
+  const start = make("button", {textContent: STARTS[stage], className: "main"});
   const shown = make("div", {"aria-live": "polite"});
   const preview = stage === "train" ? [button("Preview the data", "Preview the data", event =>
     previewed(shown, event.target, () => send("api/preview", {settings: chosen(fields)})))] : [];
@@ -70,7 +71,7 @@ function sectionOf(one, fields) {
 }
 
 function flagsOf(flags) {
-  return make("fieldset", {}, make("legend", {textContent: "What is there already"}),
+  return make("fieldset", {}, make("legend", {textContent: "Earlier results"}),
     ...flags.map(one => make("label", {className: "inline"},
       make("input", {type: "checkbox", id: `flag-${one.name}`}), ` ${one.does} (--${one.name})`)));
 }
@@ -95,14 +96,15 @@ function fieldOf(section, field, value) {
 
 function noteOf(field) {
   const {ge, gt, le, lt} = field.bounds;
-  const low = ge !== undefined ? `from ${ge}` : gt !== undefined ? `above ${gt}` : "";
-  const high = le !== undefined ? `to ${le}` : lt !== undefined ? `below ${lt}` : "";
+  const low = ge !== undefined ? `from ${count(ge)}` : gt !== undefined ? `above ${count(gt)}` : "";
+  const high = le !== undefined ? `to ${count(le)}` : lt !== undefined ? `below ${count(lt)}` : "";
   const word = Object.entries(field.words).find(([, number]) => number === field.default)?.[0];
   const shown = Array.isArray(field.default) ? field.default.join(", ") : field.default ?? "not set";
-  return [`[${field.option}`, [low, high].filter(Boolean).join(" "),
+  return [`[--${field.option}`, [low, high].filter(Boolean).join(" "),
           shown === "" ? "" : `default ${word ?? shown}`].filter(Boolean).join("; ") + "]";
 }
 
+const count = number => Math.abs(number) < 10000 ? String(number) : number.toLocaleString("en");
 const options = (names) => names.map(text => make("option", {value: text, textContent: text}));
 const text = value => value === null ? "" : String(value);
 
@@ -179,7 +181,7 @@ function recipeRow(recipes, stage, fields, said) {
   });
   const list = make("datalist", {id: "recipes"}, ...options(recipes));
   const made = row("recipe", "Start from a recipe",
-    `A TOML file, or one that comes along: ${recipes.join(", ")}.`, input);
+    `A TOML file (of tuneserve init, perhaps), or a shipped one: ${recipes.join(", ")}.`, input);
   input.after(load, list);
   return made;
 }

@@ -59,7 +59,7 @@ export function block(text, label) {
   return make("pre", {textContent: text, tabIndex: 0, role: "region", "aria-label": label});
 }
 
-const WORDS = {running: "runs", stopping: "is stopping", done: "is done", stopped: "was stopped",
+const WORDS = {running: "is running", stopping: "is stopping", done: "is done", stopped: "was stopped",
                refused: "was refused", failed: "failed"};
 
 /** What became of a stage that was started here. */

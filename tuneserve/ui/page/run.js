@@ -19,17 +19,19 @@ export function runView(name) {
   const view = {
     title: name,
     elements: [make("h1", {textContent: name, tabIndex: -1}), parts.about, parts.actions, parts.jobs,
-      parts.bench, parts.training, parts.gate, talk.element, data, log.element, parts.record],
+      parts.bench, talk.element, parts.training, parts.gate, data, log.element, parts.record],
     seconds: BUSY_SECONDS,
     async refresh() {
       const run = await get(`api/runs/${encodeURIComponent(name)}`);
       const busy = Boolean(run.at_work) || run.jobs.some(one => !["done", "stopped", "refused",
         "failed"].includes(one.state));
+      // What was started here stands with its command below.
+      const told = run.jobs[0]?.state === "running" || run.jobs[0]?.state === "stopping";
       const loads = (run.servers ?? []).some(one => one.state === "loading");
       view.seconds = busy || loads ? BUSY_SECONDS : IDLE_SECONDS;
       data.hidden = !run.begun;
       fill(parts.about, [run.state, run.base, run.data, run.created, run.path,
-        run.begun || run.jobs], () => about(run));
+        run.begun || run.jobs, told], () => about(run, told));
       fill(parts.actions, [busy, run.begun, run.stages], () => actions(name, run, busy));
       fill(parts.jobs, run.jobs.slice(0, 1), list => list.map(one => job(one, false)));
       fill(parts.training, [run.training, run.charts, run.at_work], () => training(run));
@@ -43,13 +45,13 @@ export function runView(name) {
   return view;
 }
 
-function about(run) {
+function about(run, told) {
   if (!run.begun) {
     const begins = run.jobs.some(one => one.state === "running") ? "begins" : "has not begun";
     return make("p", {className: "soft", textContent: `${run.path}: ${begins}`});
   }
   const begun = run.created ? new Date(run.created).toLocaleString() : "";
-  return [make("p", {}, state(run.state)),
+  return [told ? "" : make("p", {}, state(run.state)),
     make("p", {className: "soft", textContent: [run.base && `base ${run.base}`,
       run.data.length && `data ${run.data.join(", ")}`, begun && `begun ${begun}`, run.path]
       .filter(Boolean).join(" · ")})];
@@ -72,9 +74,10 @@ function actions(name, run, busy) {
     stop.dataset.key = "stop";
     return make("div", {className: "actions"}, stop, said);
   }
-  const to = (text, stage) => link(text, `#/start/${stage}/${encodeURIComponent(name)}`,
-    {className: "button"});
   const stages = run.stages ?? [];
+  const next = ["train", "convert", "bench"].find(stage => !stages.includes(stage));
+  const to = (text, stage) => link(text, `#/start/${stage}/${encodeURIComponent(name)}`,
+    {className: stage === next ? "button main" : "button"});
   return make("div", {className: "actions"},
     to(stages.includes("train") ? "Train again…" : "Train…", "train"),
     ...(stages.includes("train") ? [to("Convert…", "convert")] : []),
@@ -117,12 +120,14 @@ function bench(name, run) {
 function gate(run) {
   if (!run.checks?.length) return [];
   const all = run.checks.every(one => one.passed);
+  const checked = make("details", {open: !all},
+    make("summary", {textContent: `What was checked (${run.checks.length})`}),
+    table("What was checked", ["check", "holds", "found"],
+      run.checks.map(one => [one.contract, one.passed ? "yes" : "NO", one.detail])));
   return section(all ? "Conversion: verified" : "Conversion: not verified",
     table("GGUFs", ["model", "file", "quantization", "size"], run.ggufs),
-    table("What was checked", ["check", "holds", "found"],
-      run.checks.map(one => [one.contract, one.passed ? "yes" : "NO", one.detail])),
     ...(run.gain ? [make("p", {textContent: run.gain})] : []),
-    make("p", {}, make("strong", {textContent: "Sample answer: "}), run.sample));
+    make("p", {}, make("strong", {textContent: "Sample answer: "}), run.sample), checked);
 }
 
 function record(run) {
