@@ -158,6 +158,13 @@ def bytes_per_second(rate: float) -> str:
     return f"{human_bytes(rate)}/s"
 
 
+def human_rate(rate: float, unit: str) -> str:
+    """Units a second as '12.3 layers/s', or for few '17 s for one of the layers'."""
+    if 0 < rate < 0.1:
+        return f"{1 / rate:,.0f} s for one of the {unit}"
+    return f"{rate:,.1f} {unit}/s"
+
+
 def percent(share: float, decimals: int = 1) -> str:
     """A share as '75.3 %'."""
     return f"{100 * share:.{decimals}f} %"
@@ -196,9 +203,9 @@ def progress(
     """Show work going on: bar, percentage, rate and time left.
 
     `total` and the amounts are in `unit`s; `rate` formats units per second
-    (default: '12.3 unit/s').
+    (default: `human_rate`).
     """
-    pace = _Pace(label, total, rate or (lambda value: f"{value:,.1f} {unit}/s"))
+    pace = _Pace(label, total, rate or (lambda value: human_rate(value, unit)))
     if sys.stderr.isatty():
         with _live_bar(pace) as advance:
             yield advance

@@ -77,7 +77,7 @@ class MemoryStrategy:
     """Precision of the base, what is kept in memory, and how many examples are computed at a time.
 
     `compiled`: the layers (`layers` of them) are compiled (CPU). `cost` has no unit: less is
-    faster.
+    faster. `divided`: among how many GPUs the base is.
     """
 
     decisions: Decisions
@@ -85,6 +85,7 @@ class MemoryStrategy:
     compiled: bool
     memory: TrainingMemory
     cost: float
+    divided: int = 1
 
     def describe(self) -> str:
         """The decisions in a clause."""
@@ -97,9 +98,11 @@ class MemoryStrategy:
         waiting += ["the token embeddings"] if chosen.offload_embeddings else []
         if waiting:
             kept += f", {' and '.join(waiting)} in main memory"
-        bits = "4-bit" if chosen.load_in_4bit else "16-bit"
+        base = f"{'4' if chosen.load_in_4bit else '16'}-bit base"
+        if self.divided > 1:
+            base += f" divided among {self.divided} GPUs"
         batches = f"{chosen.batch_size} x {chosen.gradient_accumulation}"
-        return f"{bits} base, {batches} examples a step, {kept}"
+        return f"{base}, {batches} examples a step, {kept}"
 
 
 def search_strategy(
@@ -155,7 +158,9 @@ def search_strategy(
             gradient_accumulation=recipe.train.examples_per_step // size,
         )  # fmt: skip
         compiles = compiled_anyhow or (compiled and kind == "false")
-        strategies.append(MemoryStrategy(decisions, shape.layers, compiles, memory, cost))
+        strategies.append(
+            MemoryStrategy(decisions, shape.layers, compiles, memory, cost, parts(recipe.train))
+        )
     fitting = [strategy for strategy in strategies if strategy.memory.total <= available]
     if not fitting:
         return min(strategies, key=lambda strategy: strategy.memory.total)

@@ -80,6 +80,14 @@ def test_spans_of_time(low: float, high: float, shown: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("rate", "shown"),
+    [(12.34, "12.3 layers/s"), (0.1, "0.1 layers/s"), (0.06, "17 s for one of the layers")],
+)
+def test_rates(rate: float, shown: str) -> None:
+    assert console.human_rate(rate, "layers") == shown
+
+
+@pytest.mark.parametrize(
     ("line", "width", "shown"),
     [
         ("all of it fits", 14, ["all of it fits"]),

@@ -118,6 +118,18 @@ def test_a_divided_base_takes_its_part_and_what_is_gathered() -> None:
     assert gib(8, four_bit=True) == pytest.approx(gib(1, four_bit=True), rel=0.1)
 
 
+def test_the_plan_says_among_how_many_the_base_is_divided() -> None:
+    recipe = Recipe(
+        model=ModelSettings(load_in_4bit=False), train=TrainSettings(shard=True, gpus=2)
+    )
+    strategy = search_strategy(LLAMA_8B, recipe, [512] * 9, available=14 * GIB, device="cuda")
+    assert strategy.describe().startswith("16-bit base divided among 2 GPUs, ")
+    assert strategy.memory.total < 14 * GIB
+    alone = recipe.model_copy(update={"train": TrainSettings()})
+    strategy = search_strategy(LLAMA_8B, alone, [512] * 9, available=14 * GIB, device="cuda")
+    assert strategy.memory.total > 14 * GIB
+
+
 def test_parameters_are_those_of_the_models(demo_base: Path) -> None:
     assert LLAMA_8B.parameters == 8_030_261_248
     assert LLAMA_8B.adapter_parameters(16, ALL_PROJECTIONS) == 41_943_040
