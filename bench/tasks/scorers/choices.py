@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from tuneserve.bench.tasks.scorers.conclusions import concluded, without_asked
 from tuneserve.bench.tasks.scorers.corrections import last_correction
 from tuneserve.bench.tasks.scorers.cues import announced, boxed
 from tuneserve.bench.tasks.scorers.denials import (
@@ -169,7 +170,9 @@ def _settled(answer: str, choices: Sequence[str], known: dict[str, str]) -> _Set
     lines = [known[line] for line in map(normalise, answer.splitlines()) if line in known]
     if len(set(lines)) == 1:
         return _Settled(lines[0], "one")
+    source = _source(answer, choices)
     every = [one for one in _every_mention(answer, choices) if not one.conceded]
+    every = without_asked(source, every)
     right = {one.choice for one in every if one.judged}
     if len(right) == 1:
         return _Settled(right.pop(), "one")
@@ -183,10 +186,14 @@ def _settled(answer: str, choices: Sequence[str], known: dict[str, str]) -> _Set
     if not found:
         return _Settled(None, "none")
     if short:
-        found = _before_reasons(_source(answer, choices), found)
+        found = _before_reasons(source, found)
     chosen = found[-1 if short else 0].choice
     if not short:
-        chosen = _behind_colon(answer, choices, known) or chosen
+        begins = known.get(normalise(_CLAUSE.split(answer.strip(), maxsplit=1)[0]))
+        last = _behind_colon(answer, choices, known)
+        if not (begins or last) and (said := concluded(source, every)):
+            return _Settled(said, "one")
+        chosen = last or chosen
     different = {one.choice for one in every if not one.denied}
     return _Settled(chosen, "one" if len(different) == 1 else "several")
 

@@ -19,7 +19,6 @@ from tuneserve.bench.tasks.scorers.rejections import (
     EXCEPT,
     EXCEPTED,
     LESS_THAN,
-    OVERALL,
     PREFERRED_TO,
     REJECTED,
     REJECTS,
@@ -43,11 +42,6 @@ _EXCEPT = re.compile(rf"(?i){EXCEPT}{_TO_THE_CHOICE}")
 _REST_IS_WRONG = re.compile(rf"(?i){ALL_WRONG}|{THE_REST_IS_WRONG}")
 _EXCEPTED = re.compile(rf"(?i){EXCEPTED}")
 _CONCEDES, _CONCEDED = re.compile(rf"(?i){CONCEDES}"), re.compile(rf"(?i){CONCEDED}")
-# Not in brackets behind it, and not what it says there is none of: overall, nothing negative.
-_OVERALL = re.compile(
-    rf"(?i){OVERALL}(?:(?!\b(?:no|not|nothing|none|never|kein\w*|nichts?|rien|nada|niente|nic)\b)"
-    r"[^.;!?\n。；！？()]){0,40}\Z"
-)
 _LESS_THAN = re.compile(rf"(?i){LESS_THAN}")
 _NEGATION_AFTER = re.compile(
     rf"[\"')\]*_」』]*(?:(?i:{BEHIND}|{ALL_WRONG})|\s?(?:"
@@ -75,7 +69,7 @@ CLAUSE_END = re.compile(
 _SENTENCE_END = re.compile(r"[.!?](?=\s|\Z)|[\n。！？]")
 _COMMA = re.compile(r"\s*[,、，]\s*\Z")
 _AND = re.compile(
-    r"(?i)\s*,?\s*(?:and|or|nor|&|und|oder|et|ou|y|o|e|и|или|和|或者?|と|や|または|及|및|또는)\s*\Z"
+    r"(?i)\s*,?\s*(?:and|or|nor|&|und|oder|noch|ni|et|ou|y|o|e|и|или|和|或者?|と|や|または|及|및|또는)\s*\Z"
 )
 _LISTED = re.compile(r"\s*(?:[,;/|、，；]|\n\s*[-*•]|\s)\s*")
 _WORD = re.compile(r"\w")
@@ -194,8 +188,7 @@ def _is_excepted(text: str, one: Mention) -> bool:
 
 
 def _weighed(text: str, found: Sequence[Mention]) -> list[Mention]:
-    """Mentions with what is only conceded; a word behind one that sums up (overall, it is
-    negative) is judged right."""
+    """Mentions with what is only conceded."""
     weighed: list[Mention] = []
     for place, one in enumerate(found):
         if one.denied or one.doubtful:
@@ -205,8 +198,7 @@ def _weighed(text: str, found: Sequence[Mention]) -> list[Mention]:
         conceded = _CONCEDES.search(_clause(before)) or _CONCEDED.match(text, one.end)
         near = found[max(0, place - _NEAR) : place + _NEAR + 1] if conceded else ()
         gives_way = any(_is_beside(text, one, other) for other in near)
-        sums_up = len(one.choice) > 1 and _OVERALL.search(before) is not None
-        weighed.append(replace(one, conceded=gives_way, judged=one.judged or sums_up or None))
+        weighed.append(replace(one, conceded=gives_way))
     return weighed
 
 
