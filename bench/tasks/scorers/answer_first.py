@@ -16,7 +16,7 @@ from tuneserve.bench.tasks.scorers.reason_words import BECAUSE, CONCLUDES, SINCE
 
 _WORD = r"[^\W\d_]{1,20}"
 _UNIT = rf"(?: ?[%°]? ?{_WORD}(?:/{_WORD})?[²³]?(?: {_WORD}){{0,2}}?| ?[%€$£¥₹]|)"
-_SENTENCE_END = re.compile(r"[.!?](?=\s|\Z)|[。！？।؟\n]")
+SENTENCE_END = re.compile(r"[.!?](?=\s|\Z)|[。！？।؟\n]")
 _BECAUSE = re.compile(
     rf"(?i)[^\n.!?;:,\d]{{0,30}}?(?:[\s,;(—–-]{{0,3}}{BECAUSE}"
     rf"|\s?[,;—–-][ \t]{{0,2}}{SURELY_SINCE}\s)"
@@ -119,7 +119,7 @@ def _decides(rest: str, first: Number) -> bool:
     *before, last = (one.value for one in numbers[-_MOST_PARTS:])
     if last in (first.value + sum(before), first.value * math.prod(before)):
         return True
-    ends = [end.end() for end in _SENTENCE_END.finditer(rest, 0, numbers[-1].start)]
+    ends = [end.end() for end in SENTENCE_END.finditer(rest, 0, numbers[-1].start)]
     return CONCLUDES.search(rest, ends[-1] if ends else 0) is not None
 
 
@@ -162,5 +162,5 @@ def _made_of(parts: Sequence[Number], whole: Number) -> Number | None:
 
 def _sentence_end(text: str, place: int) -> int:
     """Where the sentence ends that goes on at a place."""
-    found = _SENTENCE_END.search(text, place, place + _LONGEST)
+    found = SENTENCE_END.search(text, place, place + _LONGEST)
     return found.start() if found else min(len(text), place + _LONGEST)

@@ -410,6 +410,29 @@ def test_what_goes_on_to_another_number_is_no_explanation(text: str, value: floa
 @pytest.mark.parametrize(
     ("text", "value"),
     [
+        ("9 x 6 = 54. So, 54 eggs are in a total of 9 boxes.", 54),
+        ("He earns 60 * 2 = $120 in 2 weeks.", 120),
+        ("So, he makes 60*2=$120 in 2 weeks", 120),
+        ("He has 20.\nHe pays 6.5 + 5.5 = $12 for 5 apples.", 12),
+        ("Therefore, Tom earns **$120** in 2 weeks.", 120),
+        ("They need **7** buses for the 280 students.", 7),
+        ("It takes **5 hours** to read 100 pages.\n\nI hope this helps!", 5),
+        # What goes on to a number of its own, and what is bold for another reason.
+        ("12 / 5 = 2.4 boxes, which rounds up to 3.", 3), ("3 + 4 = 7 days, or 1 week", 1),
+        ("3 * 4 = 12 pens, so 36 dollars", 36), ("16 - 7 = 9 eggs at $2, which makes $18.", 18),
+        ("With x = 3 we have 9 apples", 9), ("**2.** Add up: 4 and 5 make 9", 9),
+        ("**Step 3**: 4 and 5 make 9", 9), ("There are **3** red and **4** blue, 7", 7),
+        ("It isn't **5** but 6", 6), ("**2** is half of it, so 4", 4),
+        ("3 + 4 = 7. He has 5 of 9", 9),
+    ],
+)  # fmt: skip
+def test_what_a_last_sentence_comes_to_is_the_answer(text: str, value: float) -> None:
+    assert last_number(text) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
         ("72 km/h (20 m/s)", 72.0), ("5 feet (1.52 m)", 5.0), ("€5 (about $5.40)", 5.0),
         ("144 hours (6 days)", 144.0), ("40 minutes (or 0.67 hours)", 40.0), ("1/3 (0.333)", 1 / 3),
         ("100 °C (212 °F)", 100.0), ("12 (rounded from 11.97)", 12.0), ("5 € (5.40 $)", 5.0),
