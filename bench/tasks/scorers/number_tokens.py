@@ -87,7 +87,7 @@ _NUMBER = re.compile(
     rf"(?P<share>\s?(?:%|‰|{PERCENT}))?"
 )
 _PART = re.compile(r"(?P<apart>\s?)(?P<digits>\d{1,3}(?:,\d{3})+|\d+)(?![\d.,/:]*\d)")
-_LIST_MARK = re.compile(r"(?m)^[ \t]*\d{1,3}[.)][ \t]+(?=\S)")
+_LIST_MARK = re.compile(r"(?m)^[ \t]*(\d{1,3})[.)][ \t]+(?=\S)")
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,11 @@ class Number:
 
 def find_numbers(text: str) -> list[Number]:
     """The numbers of a text that `prepare` has made plain, in order. The numbers of list items
-    (1. …, 2. …) count only if there are no others."""
+    (1. …, 2. …) count only if there are no others; one such line that doesn't begin at 1 is none:
+    206. Babies have more."""
+    marks = _LIST_MARK.findall(text)
+    if len(marks) == 1 and int(marks[0]) > 1:
+        return list(_numbers(text))
     return list(_numbers(_LIST_MARK.sub(_blank, text))) or list(_numbers(text))
 
 

@@ -430,6 +430,15 @@ def test_what_a_last_sentence_comes_to_is_the_answer(text: str, value: float) ->
     assert last_number(text) == value
 
 
+def test_a_line_that_begins_with_a_number_is_no_list() -> None:
+    scorer = make_scorer(BenchSettings(task="number"), [])
+    assert last_number("32. Each term is double the one before.") == 32
+    assert scorer.mark("206. Babies are born with about 300.", "206").lenient == 1
+    assert scorer.mark("1. Babies have more.\n2. Adults have 206.", "206").score == 1
+    assert last_number("1. There are 12") == 12
+    assert last_number("2. Add.\n3. No more") == 3
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [
