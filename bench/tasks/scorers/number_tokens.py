@@ -108,12 +108,16 @@ class Number:
 
 def find_numbers(text: str) -> list[Number]:
     """The numbers of a text that `prepare` has made plain, in order. The numbers of list items
-    (1. …, 2. …) count only if there are no others; one such line that doesn't begin at 1 is none:
-    206. Babies have more."""
+    (1. …, 2. …) count only if there are no others."""
+    return list(_numbers(without_list_marks(text))) or list(_numbers(text))
+
+
+def without_list_marks(text: str) -> str:
+    """A text of the same length with spaces for the numbers of list items. One such line that
+    doesn't begin at 1 is none: 206. Babies have more."""
     marks = _LIST_MARK.findall(text)
-    if len(marks) == 1 and int(marks[0]) > 1:
-        return list(_numbers(text))
-    return list(_numbers(_LIST_MARK.sub(_blank, text))) or list(_numbers(text))
+    alone = len(marks) == 1 and int(marks[0]) > 1
+    return text if alone else _LIST_MARK.sub(_blank, text)
 
 
 def number_at(text: str, place: int) -> Number | None:

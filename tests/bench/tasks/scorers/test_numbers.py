@@ -440,6 +440,39 @@ def test_a_line_that_begins_with_a_number_is_no_list() -> None:
 
 
 @pytest.mark.parametrize(
+    "behind",
+    [
+        ", because 3 of the 8 apples were eaten.", ", because he gave away 3 of his 8 apples",
+        " since he had 8 apples and gave away 3.", ", because 3 + 5 = 8", ", because 4 × 5 = 20.",
+        " apples, because 4 children share 20 apples", ", da 20 Äpfel auf 4 Kinder verteilt werden",
+        ", as 3 of the 8 apples were eaten", ", because 3 were eaten out of 8, leaving 5",
+        ". He had 8 and gave 3 away.", " apples. He had 8 and gave 3 away.",
+        "!\nHe had 8 apples. 3 are gone.",
+        "\n\nCheck: 5 + 3 = 8", ". We can verify: 5 + 3 = 8.", "\nVerification: 5 + 3 = 8 ✓",
+        ". Let's double-check: 5 + 3 = 8, which is correct.", "\n\nTo check, put it in: 5 + 3 = 8",
+    ],
+)  # fmt: skip
+def test_how_a_number_is_found_or_checked_is_not_the_answer(behind: str) -> None:
+    assert last_number(f"5{behind}") == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("5 days, since she rests, times 8 hours is 40 hours.", 40), ("5, as well as 3 others", 3),
+        ("5 apples. Then 3 more, 8", 8), ("5 apples. He buys 3, so 8", 8),
+        ("5 apples. With the rest: 8", 8),
+        ("5 apples. 5 + 3 = 8", 8), ("5. No, 8", 8), ("5. 6 are red. Now he has 8.", 8),
+        ("1. There are 8", 8), ("2. Add 5.\n3. It is 8", 8),
+        ("Is it 5? Let's check: 5 + 2 = 7, so 8", 8),
+        ("Let's check: 5 + 3 = 8", 8), ("Check: 8", 8), ("5\nLet me check. Wait, 8", 8),
+    ],
+)  # fmt: skip
+def test_a_first_number_that_others_follow_is_a_step(text: str, value: float) -> None:
+    assert last_number(text) == value
+
+
+@pytest.mark.parametrize(
     ("text", "value"),
     [
         ("72 km/h (20 m/s)", 72.0), ("5 feet (1.52 m)", 5.0), ("€5 (about $5.40)", 5.0),
