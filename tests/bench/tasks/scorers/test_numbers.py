@@ -646,6 +646,23 @@ def test_bounds_shares_mixed_numbers_and_turns(text: str, value: float) -> None:
     assert last_number(text) == value
 
 
+@pytest.mark.parametrize(
+    ("answer", "reference", "right"),
+    [
+        ("7 dozen", "7", True), ("7 dozen", "84", True), ("7", "7 dozen", True),
+        ("84", "7 dozen", True),
+        ("$4 million", "4", True), ("$4 million", "4000000", True), ("$4.5M", "4.5", True),
+        ("-4 Millionen", "-4", True), ("3亿", "3", True), ("4 million", "4 billion", False),
+        ("7 dozen", "7 thousand", False), ("4 million", "4000", False), ("5%", "5‰", False),
+        ("2 million 500 thousand", "2", False), ("1 out of 4", "1 out of 3", False),
+    ],
+)  # fmt: skip
+def test_a_number_with_a_scale_is_the_one_before_it_too(
+    answer: str, reference: str, right: bool
+) -> None:
+    assert number()(answer, reference) == right
+
+
 def test_a_share_of_a_count_is_the_count_too() -> None:
     assert [number()("8 out of 10", wanted) for wanted in ("0.8", "8", "10")] == [1.0, 1.0, 0.0]
 
