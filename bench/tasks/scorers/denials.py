@@ -73,11 +73,11 @@ _AND = re.compile(
 )
 _LISTED = re.compile(r"\s*(?:[,;/|、，；]|\n\s*[-*•]|\s)\s*")
 _WORD = re.compile(r"\w")
-# Every choice with a judgement of its own: A: no. B: yes.
+# Every choice with a judgement of its own, behind its text or not: A: no. B) Paris – correct.
 _JUDGEMENT = re.compile(
-    r"(?i)[\"')\]*_.]*\s*(?:[:=→–-]|\bis\b|\bist\b|\best\b|\bes\b|(?<=[).])\s|\s(?=[✓✔✗✘✅❌]))[\s*_]*"
-    r"(?:(?P<yes>yes|true|correct|right|ja|richtig|oui|vrai|sí|verdadero|да|верно|是|对|正确|はい|✓|✔|✅)"
-    r"|(?P<no>no|false|incorrect|wrong|nein|falsch|non|faux|falso|нет|неверно|否|错|错误|いいえ"
+    r"(?i)(?:\s?[).:–—-]+\s[^\n;]{1,80}?)??[\"')\]*_.]*\s*(?:[:=→(–—-]|\bis\b|\bist\b|\best\b|\bes\b|(?<=[).])\s|\s(?=[✓✔✗✘✅❌]))[\s*_]*"
+    r"(?:(?P<yes>yes|true|correct[oae]?|right|ja|richtig|oui|vrai|sí|verdadero|corrett[oa]|corret[oa]|juist|да|верно|是|对|正确|はい|✓|✔|✅)"
+    r"|(?P<no>no|false|incorrect[oae]?|wrong|nein|falsch|non|faux|falso|incorret[oa]|errad[oa]|sbagliat[oa]|onjuist|нет|неверно|否|错|错误|いいえ"
     r"|✗|✘|❌))(?!\w)"
 )
 _OF_A_SCALE = re.compile(r"(?i)\d\s*(?:/|(?:out\s+)?of|von|sur|de|su|из)\s*\Z")
@@ -118,8 +118,8 @@ def with_denials(text: str, found: Sequence[Mention]) -> list[Mention]:
         if _is_excepted(text, one)
         else replace(
             one,
-            denied=before[place] or after[place] or judged[place] is False,
-            doubtful=_is_doubtful(text, found, place),
+            denied=before[place] or after[place] if judged[place] is None else not judged[place],
+            doubtful=judged[place] is None and _is_doubtful(text, found, place),
             judged=judged[place],
         )
         for place, one in enumerate(found)
@@ -172,7 +172,8 @@ def _lists(text: str, found: Sequence[Mention]) -> Iterator[tuple[int, int]]:
 def _judgements(text: str, found: Sequence[Mention]) -> list[bool | None]:
     """What a text says of every mention (A: no. B: yes), None for nothing; all of it only where at
     least two choices are judged."""
-    judged = [_JUDGEMENT.match(text, one.end) for one in found]
+    ends = [*(one.start for one in found), len(text)][1:]
+    judged = [_JUDGEMENT.match(text, one.end, end) for one, end in zip(found, ends, strict=True)]
     if len({one.choice for one, said in zip(found, judged, strict=True) if said}) < 2:
         return [None] * len(found)
     return [None if said is None else said["yes"] is not None for said in judged]

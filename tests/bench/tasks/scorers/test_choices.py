@@ -569,6 +569,25 @@ def test_what_concludes_on_no_choice_changes_none(text: str, choice: str | None)
     assert settled_choice(text, WORDS)[0] == choice
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A) Lyon – incorrect.\nB) Paris – correct.\nC) Nice – incorrect.",
+        "A) Lyon ❌\nB) Paris ✅\nC) Nice ❌",
+        "A) Lyon: no\nB) Paris: yes\nC) Nice: no",
+        "A) Lyon (incorrect)\nB) Paris (correct)\nC) Nice (incorrect)",
+        "A. Lyon is incorrect. B. Paris is correct. C. Nice is incorrect.", "A ✗ B ✓ C ✗",
+        "- A: Lyon is no capital. Incorrect.\n- B: Paris is the capital. Correct.\n- C: Nice. Incorrect.",
+        "**A) Lyon** - Incorrect, it's no capital.\n**B) Paris** - Correct.\n**C) Nice** - Incorrect.",
+        "A) Lyon ist falsch.\nB) Paris ist richtig.\nC) Nizza ist falsch.",
+        "A) Lyon : Faux\nB) Paris : Vrai\nC) Nice : Faux",
+        "A) Lyon: incorrecto\nB) París: correcto\nC) Niza: incorrecto",
+    ],
+)  # fmt: skip
+def test_the_option_that_is_judged_right_is_chosen(text: str) -> None:
+    assert settled_choice(text, list("ABCD")) == ("B", "one")
+
+
 def test_a_concession_without_another_choice_concedes_nothing() -> None:
     assert settled_choice("Although it is positive, it is short.", WORDS) == ("positive", "one")
     assert settled_choice("All but A are right", list("ABCD")) == (None, "none")
@@ -614,6 +633,11 @@ def test_a_reference_that_is_none_of_the_choices_is_refused(task: str) -> None:
         held_out_task("questions", examples, settings)
     assert caught.value.problems == ["q2: is none of the choices ('Yes.', 'Nope'): 'no'"]
     assert "--choices" in caught.value.hint
+
+
+def test_labels_that_are_judged_one_by_one() -> None:
+    scorer = make_scorer(BenchSettings(task="labels", choices=("sports", "politics", "tech")), [])
+    assert scorer("Sports: yes\nPolitics: no\nTech: yes", "sports, tech") == 1
 
 
 def test_several_labels_are_a_set() -> None:

@@ -663,6 +663,17 @@ def test_a_number_with_a_scale_is_the_one_before_it_too(
     assert number()(answer, reference) == right
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("9.9 is larger than 9.11.", 9.9), ("9.9 is bigger than 9.11", 9.9), ("9 ist größer als 7", 9),
+        ("9 est plus grand que 7, donc 9", 9), ("12 is more than 9, so 12", 12),
+    ],
+)  # fmt: skip
+def test_the_number_that_is_compared_is_the_answer(text: str, value: float) -> None:
+    assert last_number(text) == value
+
+
 def test_a_share_of_a_count_is_the_count_too() -> None:
     assert [number()("8 out of 10", wanted) for wanted in ("0.8", "8", "10")] == [1.0, 1.0, 0.0]
 
