@@ -271,7 +271,8 @@ def test_what_is_denied_or_open_is_not_settled(text: str, value: float | None, f
      "12 गलत है", "12 là sai", "12 salah", "x ≠ 12", "≠ 12", "!= 12", r"x \neq 12",
      "A resposta não é 12", "Cevap 12 değil", "I don't think it's 12", "keine 12", "never 12",
      "I do not believe that the answer is 12", "I can't say that it's 12", "I doubt it's 12",
-     "It is anything but 12", "La risposta non è 12", "Het antwoord is niet 12", "not equal to 12",
+     "It is anything but 12", "La risposta non è 12", "Het antwoord is niet 12",
+     "not equal to 12",
      "Odpowiedź to nie 12", "Svaret är inte 12", "Vastaus ei ole 12", "A válasz nem 12",
      "Η απάντηση δεν είναι 12", "Đáp án không phải là 12", "Jawabannya bukan 12",
      "الجواب ليس 12", "คำตอบไม่ใช่ 12", "उत्तर 12 नहीं है", r"\boxed{\neq 12}"],
@@ -289,7 +290,8 @@ def test_a_number_that_is_denied_is_not_read(text: str) -> None:
      "13입니다. 12가 아닙니다.", "答えは13で、12ではありません", "13であって12ではない",
      "Cevap 13, 12 değil",
      "Jawabannya 13, bukan 12", "答案是13，不是12。", "13, not 12", "13 rather than 12",
-     "13, nicht 12 oder 14", "12 and 14 are wrong, 13 is right", "13 is the answer; 12 is not.",
+     "13, nicht 12 oder 14", "12 and 14 are wrong, 13 is right",
+     "13 is the answer; 12 is not.",
      "Odpowiedź to 13, nie 12", "13은 틀림없다", "13は間違いない", "13没错", "13 is not wrong",
      "No doubt it's 13", "Of 12 answers, 13 are wrong"],
 )  # fmt: skip
@@ -666,11 +668,43 @@ def test_a_number_with_a_scale_is_the_one_before_it_too(
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("9.9 is larger than 9.11.", 9.9), ("9.9 is bigger than 9.11", 9.9), ("9 ist größer als 7", 9),
+        ("9.9 is larger than 9.11.", 9.9), ("9.9 is bigger than 9.11", 9.9),
+        ("9 ist größer als 7", 9),
         ("9 est plus grand que 7, donc 9", 9), ("12 is more than 9, so 12", 12),
     ],
 )  # fmt: skip
 def test_the_number_that_is_compared_is_the_answer(text: str, value: float) -> None:
+    assert last_number(text) == value
+
+
+@pytest.mark.parametrize(
+    "cue",
+    ["Result: ", "**Result:** ", "Final result: ", "Solution: ", "Résultat : ",
+     "Resultado: ", "Risultato: ", "Результат: ",
+     "Wynik: ", "Sonuç: ", "结果：", "結果：", "결과: ", "Ans: ", "Ans. ", "## Answer\n\n",
+     "**Final Answer**\n", "Answer\n",
+     "# Antwort\n", "### Réponse\n"],
+)  # fmt: skip
+@pytest.mark.parametrize("behind", ["\n\nThere are 3 boxes with 4.", ". There are 3 boxes with 4."])
+def test_words_of_a_result_announce_it(cue: str, behind: str) -> None:
+    assert last_number(f"{cue}12{behind}") == 12
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("Solution:\nShe has 16 eggs and eats 3. 13 are left.", 13),
+        ("Solution: 16 - 3 = 13. 13 * 2 = 26", 26),
+        ("Solution: She has 16.\nShe sells 9", 9), ("The solution has 3 steps: 12", 12),
+        ("3.14 (to 2 decimal places)", 3.14), ("3.14, rounded to 2 decimal places", 3.14),
+        ("3.142, correct to 3 decimal places.", 3.142), ("120 (rounded to the nearest 10)", 120),
+        ("3,14 (auf 2 Nachkommastellen gerundet)", 3.14), ("2 decimal places", 2),
+        ("12.57 (using π = 3.14)", 12.57), ("12.57 cm², using π ≈ 3.14.", 12.57),
+        ("12.57 (taking π as 3.14)", 12.57),
+        ("Using π = 3.14, we get 12.56", 12.56),
+    ],
+)  # fmt: skip
+def test_what_says_how_exact_a_number_is_or_leads_to_it_is_not_it(text: str, value: float) -> None:
     assert last_number(text) == value
 
 
