@@ -79,6 +79,7 @@ _CHECK = re.compile(
     r"|verificación|verificação|verifica|prova|проверка|kontrolle)\s?:|验证[:：]|検算[:：]|검산[:：]"
     r"|(?:to|let['’]s|let\sme|(?:we|you|i)\s(?:can|will))\s(?:double[-\s])?(?:check|verify)\b)"
 )
+_BEGINS = re.compile(r"(?:[.!?]\s|[。！？\n])[\s$€£¥₹*_-]*\Z")
 _TAKES_ON = re.compile(rf"{CORRECTION.pattern}|{THEREFORE}|\bso\b")
 _MOST_PARTS, _LONGEST = 12, 400  # numbers; characters of a sentence
 _EXACT = 1e-9  # relative
@@ -133,6 +134,8 @@ def _is_sentence(text: str, first: Number) -> bool:
         return False
     if equal(numbers[-1], first, _EXACT):
         return True
+    if _BEGINS.search(text, first.end, end.end() + numbers[-1].start):  # 48 apples
+        return False
     return not (_LATER.search(rest) or _decides(rest, first))
 
 

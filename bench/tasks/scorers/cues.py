@@ -12,7 +12,7 @@ _CUE = re.compile(
     r"(?:\bis\b|\bare\b|\bwould\s+be\b|\bwill\s+be\b|\bmust\s+be\b|\bshould\s+be\b|[:：=])"
     r"|\b(?:correct|right|best)\s(?:option|choice|letter|one)\b[*_\s]*(?:\bis\b|[:：=])"
     r"|\bans\b\.?(?:\s?[:：=]|(?=\s\d))"
-    r"|\b(?:result(?:ado|aat|at)?|résultat|risultato|wynik|výsledek|sonuç|результат|hasil)[*_\s]*[:：]"
+    r"|(?<!\bas\sa\s)\b(?:result(?:ado|aat|at)?|résultat|risultato|wynik|výsledek|sonuç|результат|hasil)[*_\s]*[:：]"
     r"|(?:结果|結果|결과|النتيجة|परिणाम)\s*[:：]"
     # A line of its own. What follows a solution may be its steps, unless it is short.
     r"|^[ \t>*_#]*(?:(?:final|correct)\s)?(?:answer|antwort|ergebnis|réponse|respuesta|resposta"

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from tuneserve.bench.tasks.scorers.answer_first import SENTENCE_END
 from tuneserve.bench.tasks.scorers.number_lists import equal
 from tuneserve.bench.tasks.scorers.number_tokens import Number, find_numbers, prepare
-from tuneserve.bench.tasks.scorers.reason_words import THEREFORE
+from tuneserve.bench.tasks.scorers.reason_words import BECAUSE, SURELY_SINCE, THEREFORE
 
 # An unknown alone only has a value there: with x = 3 it is 9.
 _EQUALS = re.compile(
@@ -21,6 +21,8 @@ _GOES_ON = re.compile(
     r"|gets?|gives?|making|which\smakes)\b|[=≈≃→⇒]"
 )
 """What comes to a number of its own."""
+# 3 * 4 = 12, he has 8 left; not: 15, since each has 3.
+_ANOTHER = re.compile(rf"(?i)[,;](?!\s(?:{BECAUSE}|{SURELY_SINCE}))")
 _CONCLUDES = re.compile(rf"(?i)[\s*_]*(?:{THEREFORE}|so\b)")
 _BOLD = re.compile(r"\*\*([^*\n]{0,60}[^*\n.:)])\*\*")
 _BARE = re.compile(r"[^\w]*[-+]?[\d.,/]*\d(?:\s?[%°$€£¥₹]|\s?[^\W\d_]+(?:\s[^\W\d_]+)?)?\W*")
@@ -38,7 +40,8 @@ def place_of_result(text: str, plain: str, numbers: Sequence[Number]) -> int:
     results = [at for at, one in enumerate(numbers) if _is_result(plain, one)]
     chosen = last
     if results and results[-1] in here:
-        chosen = results[-1]
+        result = numbers[results[-1]]
+        chosen = last if _ANOTHER.search(plain, result.end, numbers[last].start) else results[-1]
     elif (
         results
         and _CONCLUDES.match(plain, begins)
