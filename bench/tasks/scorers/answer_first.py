@@ -75,8 +75,8 @@ _LATER = re.compile(
 )
 """Goes on to another number: 5 apples. Then 3 more."""
 _CHECK = re.compile(
-    r"(?im)(?:^|(?<=[.!?]\s))[*_#>\s-]*(?:(?:check(?:ing)?|verification|probe|vérification|comprobación"
-    r"|verificación|verificação|verifica|prova|проверка|kontrolle)\s?:|验证[:：]|検算[:：]|검산[:：]"
+    r"(?im)(?:^|(?<=[.!?]\s))[*_#> \t-]{0,12}(?:(?:check(?:ing)?|verification|probe|vérification"
+    r"|comprobación|verificación|verificação|verifica|prova|проверка|kontrolle)\s?:|验证[:：]|検算[:：]|검산[:：]"
     r"|(?:to|let['’]s|let\sme|(?:we|you|i)\s(?:can|will))\s(?:double[-\s])?(?:check|verify)\b)"
 )
 _BEGINS = re.compile(r"(?:[.!?]\s|[。！？\n])[\s$€£¥₹*_-]*\Z")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Sequence
 
 from tuneserve.bench.tasks.scorers.denials import Mention
@@ -18,6 +19,8 @@ _CONCLUDES = re.compile(
     r"|(?<=[,;]\s)also(?=\s(?:ist|sind|wird|handelt|gehört|lautet)\b|\s\W{0,3}\w+\W{0,3}(?:\n|\Z))"
 )
 _END = re.compile(rf"(?i)[.;!?](?=\s|\Z)|[\n。；！？(（]|{BECAUSE}|\bsince\b")
+_MOST_TRIED = 8
+"""Words of conclusion: each reads all mentions."""
 _SENTENCE = re.compile(r"[^.!?。！？\n]+[?？]?")
 # What it says there is none of: overall, nothing negative.
 _NONE_OF = re.compile(r"(?i)\b(?:no|not|nothing|none|never|kein\w*|nichts?|rien|nada|niente|nic)\b")
@@ -26,7 +29,7 @@ _NONE_OF = re.compile(r"(?i)\b(?:no|not|nothing|none|never|kein\w*|nichts?|rien|
 def concluded(text: str, found: Sequence[Mention]) -> str | None:
     """The only choice that the last clause behind a word of conclusion names, None for none or
     several. `found`: all mentions in the text, by place."""
-    for word in reversed(list(_CONCLUDES.finditer(text))):
+    for word in reversed(list(_CONCLUDES.finditer(text))[-_MOST_TRIED:]):
         end = _END.search(text, word.end())
         named = {
             one.choice
@@ -36,7 +39,9 @@ def concluded(text: str, found: Sequence[Mention]) -> str | None:
             and not _NONE_OF.search(text, word.end(), one.start)
         }
         listed = word[0].lower() == "also" and any(
-            not (one.denied or one.doubtful) and text[one.end : word.start()].strip() == ","
+            not (one.denied or one.doubtful)
+            and 0 < word.start() - one.end < 4
+            and text[one.end : word.start()].strip() == ","
             for one in found
         )  # one more: joy, also sadness
         if named and not listed:
@@ -47,15 +52,13 @@ def concluded(text: str, found: Sequence[Mention]) -> str | None:
 def without_asked(text: str, found: list[Mention]) -> list[Mention]:
     """The mentions without those of a question that names several (positive or negative?), if
     others follow."""
-    left = found
+    starts = [one.start for one in found]
+    left: list[Mention] = []
+    place = 0
     for sentence in _SENTENCE.finditer(text):
-        if sentence[0].endswith(("?", "？")):
-            asked = [one for one in found if sentence.start() <= one.start < sentence.end()]
-            others = [one for one in left if one not in asked]
-            if (
-                len({one.choice for one in asked}) > 1
-                and others
-                and others[-1].start > sentence.start()
-            ):
-                left = others
-    return left
+        end = bisect_left(starts, sentence.end())
+        named = found[place:end]
+        asked = sentence[0].endswith(("?", "？")) and len({one.choice for one in named}) > 1
+        left += [] if asked and end < len(found) else named
+        place = end
+    return left + list(found[place:])

@@ -241,6 +241,11 @@ def test_words_that_are_denied_or_open_are_not_settled(
         "less likely than A ",
         "A、",
         "A: ",
+        "so not positive, ",
+        "positive, also negative ",
+        "positive or negative? ",
+        "since positive, not negative. ",
+        "A) x - correct ",
     ],
 )
 def test_long_answers_take_no_long_time(text: str) -> None:

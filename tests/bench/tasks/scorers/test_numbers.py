@@ -853,6 +853,14 @@ def test_a_reference_without_a_number_is_refused_before_anything_is_asked() -> N
         "<|im_end|>" * 5_000,
         "5 " + "a" * 40_000 + " because 3",
         "5\n\nQuestion: " * 3_000,
+        "5" + "\n" * 40_000,
+        "5. Check: " * 4_000,
+        "5 = " * 10_000 + "x",
+        "**5** in " * 5_000,
+        "5. 6 " * 8_000,
+        "Result: " * 6_000,
+        "Solution: 5 " * 4_000,
+        "to 2 decimal " * 4_000,
     ],
 )
 def test_long_answers_take_no_long_time(text: str) -> None:
