@@ -81,7 +81,11 @@ _CHECK = re.compile(
 )
 _BEGINS = re.compile(r"(?:[.!?]\s|[。！？\n])[\s$€£¥₹*_-]*\Z")
 _TAKES_ON = re.compile(rf"{CORRECTION.pattern}|{THEREFORE}|\bso\b")
-_MOST_PARTS, _LONGEST = 12, 400  # numbers; characters of a sentence
+_MOST_PARTS, _LONGEST, _NEAR = (
+    12,
+    400,
+    24,
+)  # numbers; characters of a sentence, in front of a number
 _EXACT = 1e-9  # relative
 
 
@@ -134,7 +138,8 @@ def _is_sentence(text: str, first: Number) -> bool:
         return False
     if equal(numbers[-1], first, _EXACT):
         return True
-    if _BEGINS.search(text, first.end, end.end() + numbers[-1].start):  # 48 apples
+    place = end.end() + numbers[-1].start
+    if _BEGINS.search(text, max(first.end, place - _NEAR), place):  # 48 apples
         return False
     return not (_LATER.search(rest) or _decides(rest, first))
 
