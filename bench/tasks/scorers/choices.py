@@ -98,10 +98,10 @@ def settled_choice(answer: str, choices: Sequence[str]) -> tuple[str | None, Fou
 
     In this order: the whole answer, \\boxed{}, behind "the answer is", a line of its own, the only
     one that is judged right (A: no. B: yes), of words the only one behind the last colon if it
-    stands first there, or the one that is concluded on (`concluded`). Else of the choices named and not denied the first; of
-    choices of one letter the last, since answers repeat the options and think aloud before they
-    choose. One with a negation in its clause is not taken, but makes the answer unclear, as does
-    one that takes back what was settled (A. Wait, actually B).
+    stands first there, or the one that is concluded on (`concluded`). Else of the choices named
+    and not denied the first; of choices of one letter the last, since answers repeat the
+    options and think aloud before they choose. One with a negation in its clause is
+    not taken, but makes the answer unclear, as does one that takes back what was settled (A. Wait, actually B).
     """
     return _settle(own_answer(answer, choices), choices)[:2]
 
