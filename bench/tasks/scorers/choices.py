@@ -101,7 +101,8 @@ def settled_choice(answer: str, choices: Sequence[str]) -> tuple[str | None, Fou
     stands first there, or the one that is concluded on (`concluded`). Else of the choices named
     and not denied the first; of choices of one letter the last, since answers repeat the
     options and think aloud before they choose. One with a negation in its clause is
-    not taken, but makes the answer unclear, as does one that takes back what was settled (A. Wait, actually B).
+    not taken, but makes the answer unclear, as does one that takes back
+    what was settled (A. Wait, actually B).
     """
     return _settle(own_answer(answer, choices), choices)[:2]
 
