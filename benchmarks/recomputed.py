@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -242,9 +242,16 @@ def accuracy(values: list[float], sums: list[float], sizes: list[float], alone: 
     ]
     low, high = min(wilson[0], ends[0]), max(wilson[1], ends[1])
     if not alone and len(sums) >= 3:
-        also = of_mean(sums, sizes, values, usual, 0.0)
-        low, high = min(low, also[0]), max(high, also[1])
+        low, high = widened(low, high, of_mean(sums, sizes, values, usual, 0.0), sums, values)
     return Estimate(share, low, high)
+
+
+def widened(
+    low: float, high: float, mean: Sequence[float], sums: list[float], values: list[float]
+) -> tuple[float, float]:
+    """Towards the interval of the mean, by how few prompts stand alone."""
+    shared = 1 - (len(sums) / len(values)) ** 4
+    return low - shared * max(0.0, low - mean[0]), high + shared * max(0.0, mean[1] - high)
 
 
 def wholeness(differences: list[float], sizes: list[float] | None = None) -> float:
@@ -271,10 +278,8 @@ def difference(
         return Estimate(value, *ends)
     also = of_mean(sums, sizes, values, 0.0, -1.0)
     part = wholeness(values) ** 8
-    shared = 1 - (len(sums) / len(values)) ** 4
     low, high = (part * a + (1 - part) * b for a, b in zip(ends, also, strict=True))
-    low -= shared * max(0.0, low - also[0])
-    high += shared * max(0.0, also[1] - high)
+    low, high = widened(low, high, also, sums, values)
     return Estimate(value, min(low, value), max(high, value))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from tuneserve.bench.compare.analysis import compare_scores
 from tuneserve.bench.compare.cautions import caution_answers
-from tuneserve.bench.compare.figures import unit_counted
+from tuneserve.bench.compare.figures import reach, unit_counted
 from tuneserve.bench.compare.report_file import as_json, read_answers, read_report
 from tuneserve.bench.compare.results import AccuracyComparison, Provenance, Report
 from tuneserve.bench.stats import significance
@@ -46,7 +46,7 @@ class RunRow:
     Holm-adjusted over the runs compared. `differs` names what else is not the same as in the first
     run, though the scores compare. `measured_as`: the name that the run had when it was measured,
     if it has another one now. `undoing`: what kinds of prompts (or sources; the `unit` that is
-    counted) not seen could undo of the difference.
+    counted) not seen could undo of the difference. `reach`: which difference would have been shown.
     """
 
     report: Report
@@ -58,18 +58,23 @@ class RunRow:
     measured_as: str = ""
     undoing: float = 0.0
     unit: str = "prompt"
+    reach: str = ""
 
     @property
     def undone(self) -> bool:
         """Do test and interval show a difference that kinds not seen could undo?"""
+        return self._shown(0.0) and not self._shown(self.undoing)
+
+    @property
+    def unshown(self) -> bool:
+        """Was it compared with the first run, and no difference shown?"""
+        return self.p is not None and not self._shown(0.0)
+
+    def _shown(self, undoing: float) -> bool:
         if self.difference is None or self.p is None:
             return False
         confidence = self.report.confidence
-        shown = [
-            significance.direction(self.difference, self.p, confidence, undoing)
-            for undoing in (0.0, self.undoing)
-        ]
-        return shown[0] != shown[1]
+        return significance.direction(self.difference, self.p, confidence, undoing) != 0
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "report": as_json(self.report)}
@@ -106,6 +111,11 @@ class RunsComparison:
             )
         cautions = [] if self.ranking or compared < 2 else _cautions(self.rows)
         said = [f"Caution: {each}" for each in cautions]
+        said += [
+            f"{row.report.run}: no difference from the first run is shown. {row.reach}"
+            for row in self.rows
+            if row.unshown and not self.ranking
+        ]
         undone = [row for row in self.rows if row.undone]
         if undone:
             names = listed([row.report.run for row in undone])
@@ -116,6 +126,11 @@ class RunsComparison:
                 f"{points} could be undone by kinds of {kinds} not seen."
             )
         return " ".join(filter(None, (self._shared_note, unranked, *said)))
+
+    def is_part(self, row: RunRow) -> bool:
+        """Does a run share only a part of the prompts with the first, of either?"""
+        first, other = (each.report.accuracy.prompts for each in (self.rows[0], row))
+        return row.shared < max(first, other)
 
     @property
     def _shared_note(self) -> str:
@@ -171,6 +186,7 @@ def compare_runs(runs: Sequence[RunDirectory]) -> RunsComparison:
             "" if report.run == earlier.run else earlier.run,
             one.undoing if one else 0.0,
             unit_counted(one) if one else "prompt",
+            reach(one) if one else "",
         )
         for report, earlier, keys, one, reason in zip(
             reports, written, shared, found, reasons, strict=True

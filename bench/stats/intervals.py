@@ -59,14 +59,14 @@ def right_ends(values: FloatArray, bootstrap: Bootstrap) -> Ends:
 
     With clusters the number of trials is the effective one (Korn & Graubard 1998, Survey
     Methodology 24:193): prompts that succeed and fail together count for fewer. Where there are
-    FEWEST clusters, the interval is no shorter than that of a mean (`mean_ends`).
+    FEWEST clusters, the interval is widened towards that of a mean (`mean_ends`) by how few prompts
+    stand alone.
     """
     size = effective_size(values, bootstrap)
     ends = proportion_ends(values.mean(-1), size, bootstrap.confidence)
     if not bootstrap.clustered or bootstrap.count < FEWEST:
         return ends
-    also = mean_ends(values, bootstrap, bounds=(0.0, 1.0))
-    return np.minimum(ends[0], also[0]), np.maximum(ends[1], also[1])
+    return _widened(ends, mean_ends(values, bootstrap, bounds=(0.0, 1.0)), bootstrap)
 
 
 def effective_size(values: FloatArray, bootstrap: Bootstrap) -> FloatArray:
@@ -171,13 +171,21 @@ def difference_ends(differences: FloatArray, bootstrap: Bootstrap) -> Ends:
     if bootstrap.count < FEWEST:
         return ends
     of_mean = mean_ends(differences, bootstrap, bounds=(-1.0, 1.0), usual=0.0)
-    whole, alone = nearly_whole(differences), nearly_alone(bootstrap)
+    whole = nearly_whole(differences)
     low, high = (
         whole * counted + (1 - whole) * mean for counted, mean in zip(ends, of_mean, strict=True)
     )
-    low -= (1 - alone) * np.maximum(low - of_mean[0], 0.0)
-    high += (1 - alone) * np.maximum(of_mean[1] - high, 0.0)
-    return low, high
+    return _widened((low, high), of_mean, bootstrap)
+
+
+def _widened(ends: Ends, of_mean: Ends, bootstrap: Bootstrap) -> Ends:
+    """An interval as wide as that of the mean where no prompts stand alone, and as it is where all
+    do (`nearly_alone`): one pair of prompts of one source is no step."""
+    shared = 1 - nearly_alone(bootstrap)
+    return (
+        ends[0] - shared * np.maximum(ends[0] - of_mean[0], 0.0),
+        ends[1] + shared * np.maximum(of_mean[1] - ends[1], 0.0),
+    )
 
 
 def hull(

@@ -49,6 +49,15 @@ class Ranking:
     sentence: str
     cautions: list[str] = field(default_factory=list)
 
+    @property
+    def beside_verdict(self) -> str:
+        """Why a verdict of two of the contenders may say more than the ranking."""
+        return (
+            f"p is Holm-adjusted over all {len(self.tests)} pairs. The verdict is of tuned against "
+            "base alone, the one test that was planned: it may show a difference that does not "
+            "stand among so many."
+        )
+
 
 def rank(
     scores: Mapping[str, FloatArray], bootstrap: Bootstrap, cautions: Sequence[str] = ()

@@ -154,6 +154,7 @@ def show(report: Report) -> None:
         _show_ladder(report.ladder)
     if report.ranking:
         show_ranking(report.ranking, "score" if report.accuracy.graded else "right")
+        say(report.ranking.beside_verdict)
     say(report.verdict.sentence)
     say(report.forgetting.sentence)
 

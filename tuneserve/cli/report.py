@@ -51,7 +51,9 @@ def command(runs: tuple[str, ...], as_json: bool, markdown: Path | None) -> None
 def show(found: RunsComparison) -> None:
     """The table, the ranking, then each run's verdict."""
     columns = ["run", "right, %", "PPL", "tok/s", "size", "against first", "p"]
-    table("Runs: base → tuned", columns, [_cells(row) for row in found.rows])
+    table(
+        "Runs: base → tuned", columns, [_cells(row, part=found.is_part(row)) for row in found.rows]
+    )
     if found.ranking:
         show_ranking(found.ranking, "tuned")
     say("tok/s was measured apart for each run: compare it with the base's beside it, not by rows")
@@ -66,7 +68,7 @@ def show(found: RunsComparison) -> None:
             say(f"{row.report.run} differs from {first} in {row.differs}")
 
 
-def _cells(row: RunRow) -> list[str]:
+def _cells(row: RunRow, *, part: bool) -> list[str]:
     from tuneserve.bench.compare.figures import number, p_value, points, points_interval
 
     report, against = row.report, row.why_not or "-"

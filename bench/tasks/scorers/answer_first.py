@@ -11,15 +11,26 @@ from collections.abc import Sequence
 from tuneserve.bench.tasks.scorers.calculations import TOTAL
 from tuneserve.bench.tasks.scorers.corrections import CORRECTION
 from tuneserve.bench.tasks.scorers.number_lists import equal
-from tuneserve.bench.tasks.scorers.number_tokens import Number, find_numbers, number_at
-from tuneserve.bench.tasks.scorers.reason_words import BECAUSE, CONCLUDES, SINCE, SURELY_SINCE
+from tuneserve.bench.tasks.scorers.number_tokens import (
+    Number,
+    find_numbers,
+    number_at,
+    without_list_marks,
+)
+from tuneserve.bench.tasks.scorers.reason_words import (
+    BECAUSE,
+    CONCLUDES,
+    SINCE,
+    SURELY_SINCE,
+    THEREFORE,
+)
 
 _WORD = r"[^\W\d_]{1,20}"
 _UNIT = rf"(?: ?[%°]? ?{_WORD}(?:/{_WORD})?[²³]?(?: {_WORD}){{0,2}}?| ?[%€$£¥₹]|)"
-_SENTENCE_END = re.compile(r"[.!?](?=\s|\Z)|[。！？।؟\n]")
+SENTENCE_END = re.compile(r"[.!?](?=\s|\Z)|[。！？।؟\n]")
 _BECAUSE = re.compile(
     rf"(?i)[^\n.!?;:,\d]{{0,30}}?(?:[\s,;(—–-]{{0,3}}{BECAUSE}"
-    rf"|\s?[,;—–-][ \t]{{0,2}}{SURELY_SINCE}\s)"
+    rf"|\s?[,;—–-][ \t]{{0,2}}(?:{SURELY_SINCE}|da|as(?!\s(?:well|of|much|many)\b))\s|\ssince\s)"
 )
 """Behind the number that an answer begins with. Further back a reason may be a step: we multiply 4
 by 3 because there are 3 boxes, which gives 12."""
@@ -43,14 +54,10 @@ _SHARE = re.compile(
     r"|de\slos\scuales|de\slas\scuales|dos\squais|das\squais|di\scui|waarvan|varav|hvoraf|из\sних"
     r"|в\sтом\sчисле)(?!\w)|其中|包括|うち|内訳|이\s?중)"
 )
-# Between a number and its parts. Behind a comma or point only where an answer begins with it.
+# Between a number and its parts. Behind a comma only where an answer begins with it.
 _PARTS = re.compile(rf"{_UNIT}[*_]*\s?(?::|—|\n+[ \t]*[-*•](?=\s))")
-_PARTS_OF_FIRST = re.compile(rf"{_UNIT}\s?(?:,(?=\s)|(?P<apart>\.(?=\s)|。))")
-# In a sentence of its own: 12 apples. He gives 5 away and has 7.
-_ADDS = re.compile(
-    r"(?i)\b(?:add\w*|plus|sum|together|combined|zusammen|addier\w*|addition\w*|sum\w{2,4}|сум\w*|слож\w*)\b"
-    r"|足|加|合わせ|더하|더했|합"
-)
+_PARTS_OF_FIRST = re.compile(rf"{_UNIT}\s?,(?=\s)")
+_SENTENCE = re.compile(rf"{_UNIT}\s?[)*_]*(?:[.!]\s+|[。！])(?=\S)")
 _SAYS_MORE = re.compile(rf"{CONCLUDES.pattern}|[=≈≃→]")
 _RESULT = re.compile(r"[=≈≃→]\s*[$€£¥₹*_]*\Z")
 _GIVES = re.compile(
@@ -58,15 +65,38 @@ _GIVES = re.compile(
     r"|ending\sup|final\w*|leav(?:es?|ing)|erhalten|erhält|bekommen|bekommt|ottien\w+|obt\w+|donne\w*"
     r"|получа\w+|получи\w+)\b|得|共"
 )
-_MOST_PARTS, _LONGEST = 12, 400  # numbers; characters of a sentence
+_TURNS = re.compile(
+    rf"{CONCLUDES.pattern}|{_GIVES.pattern[4:]}|\b(?:is|are|has|have|times|ist|sind|hat|est|es|son|ha)\b|[→⇒]|:\s?[$€£¥₹]?[-+]?\d"
+)
+_LATER = re.compile(
+    rf"{CONCLUDES.pattern}|\b(?:then|now|next|afterwards|dann|jetzt|nun|danach|puis|ensuite|maintenant"
+    r"|luego|ahora|entonces|después|então|agora|depois|poi|adesso|потом|теперь|затем)\b|[=≈≃→⇒]"
+    r"|:\s?[$€£¥₹]?[-+]?\d[\d.,]*\W*\Z|然后|现在|それから|그리고"
+)
+"""Goes on to another number: 5 apples. Then 3 more."""
+_CHECK = re.compile(
+    r"(?im)(?:^|(?<=[.!?]\s))[*_#> \t-]{0,12}(?:(?:check(?:ing)?|verification|probe|vérification"
+    r"|comprobación|verificación|verificação|verifica|prova|проверка|kontrolle)\s?:|验证[:：]|検算[:：]|검산[:：]"
+    r"|(?:to|let['’]s|let\sme|(?:we|you|i)\s(?:can|will))\s(?:double[-\s])?(?:check|verify)\b)"
+)
+_BEGINS = re.compile(r"(?:[.!?]\s|[。！？\n])[\s$€£¥₹*_-]*\Z")
+_TAKES_ON = re.compile(rf"{CORRECTION.pattern}|{THEREFORE}|\bso\b")
+_MOST_PARTS, _LONGEST, _NEAR = (
+    12,
+    400,
+    24,
+)  # numbers; characters of a sentence, in front of a number
 _EXACT = 1e-9  # relative
 
 
 def answer_first(text: str) -> str:
-    """A prepared text without what only explains the number in front of it."""
+    """A prepared text without what only explains or checks the number in front of it."""
+    check = _CHECK.search(text)
+    if check and find_numbers(text[: check.start()]) and not _TAKES_ON.search(text, check.end()):
+        text = text[: check.start()]
     start = _START.match(text)
     first = number_at(text, start.end()) if start else None
-    if first is not None and _is_explained(text, first):
+    if first is not None and (_is_explained(text, first) or _is_sentence(text, first)):
         return text[: first.end]
     return _without_parts(text if first is None else _without_reason(text, first))
 
@@ -77,7 +107,9 @@ def _without_reason(text: str, first: Number) -> str:
     if found is None:
         return text
     end = _sentence_end(text, found.end())
-    if _decides(text[found.end() : end], first):
+    # Else 5 + 3 = 8 is how 5 is checked, and 3 of 8 how it is found.
+    goes_on = _TURNS.search(text, found.end(), end)
+    if goes_on and _decides(text[found.end() : end], first):
         return text
     return f"{text[: first.end]} {text[end:]}"
 
@@ -93,6 +125,23 @@ def _is_explained(text: str, first: Number) -> bool:
     told = _LABEL.match(rest) or _REASON_LINE.match(rest)
     explains = told or (apart["gap"].count("\n") > 1 and _comes_back(rest, first))
     return bool(explains) and not CORRECTION.search(rest) and not _decides(rest, first)
+
+
+def _is_sentence(text: str, first: Number) -> bool:
+    """Is the number that a text begins with a sentence, and nothing behind it comes to another?"""
+    end = _SENTENCE.match(text, first.end)
+    if end is None or without_list_marks(text)[first.start].isspace():
+        return False
+    rest = text[end.end() :]
+    numbers = find_numbers(rest)
+    if not numbers or CORRECTION.search(rest):
+        return False
+    if equal(numbers[-1], first, _EXACT):
+        return True
+    place = end.end() + numbers[-1].start
+    if _BEGINS.search(text, max(first.end, place - _NEAR), place):  # 48 apples
+        return False
+    return not (_LATER.search(rest) or _decides(rest, first))
 
 
 def _comes_back(rest: str, first: Number) -> bool:
@@ -118,8 +167,8 @@ def _decides(rest: str, first: Number) -> bool:
         return False
     *before, last = (one.value for one in numbers[-_MOST_PARTS:])
     if last in (first.value + sum(before), first.value * math.prod(before)):
-        return True
-    ends = [end.end() for end in _SENTENCE_END.finditer(rest, 0, numbers[-1].start)]
+        return _TURNS.search(rest) is not None
+    ends = [end.end() for end in SENTENCE_END.finditer(rest, 0, numbers[-1].start)]
     return CONCLUDES.search(rest, ends[-1] if ends else 0) is not None
 
 
@@ -141,10 +190,8 @@ def _without_parts(text: str) -> str:
         end = _sentence_end(text, made.end)
         if _SAYS_MORE.search(text, link.end(), end):
             continue
-        apart = link.re is _PARTS_OF_FIRST and link["apart"] is not None
-        if not apart or _ADDS.search(text, link.end(), end):
-            kept.append(f"{text[place : one.end]} ")
-            place = end
+        kept.append(f"{text[place : one.end]} ")
+        place = end
     return "".join([*kept, text[place:]])
 
 
@@ -162,5 +209,5 @@ def _made_of(parts: Sequence[Number], whole: Number) -> Number | None:
 
 def _sentence_end(text: str, place: int) -> int:
     """Where the sentence ends that goes on at a place."""
-    found = _SENTENCE_END.search(text, place, place + _LONGEST)
+    found = SENTENCE_END.search(text, place, place + _LONGEST)
     return found.start() if found else min(len(text), place + _LONGEST)

@@ -42,6 +42,12 @@ _INCLUDED = re.compile(
     r"(?i)\b(?:includ\w*|incl|of\swhich|inkl\w*|einschließlich|davon|compris\w*|dont|inclu[iyí]\w*|de\slos\scuales"
     r"|compres\w+|di\scui|waarvan|включ\w+|в\sтом\sчисле)\b|其中|包括|うち|포함"
 )
+# To 2 decimal places, to the nearest 10, using π = 3.14.
+_HOW_EXACT = re.compile(
+    r"(?i)\b(?:to|auf|à|a|para|до|op|till)\s(?:the\snearest\s[\d.]+|\d{1,2}\s(?:decimal|significant|d\.?p|s\.?f"
+    r"|nachkomma|dezimal|kommastell|stellen|décimal|chiffres|casas|cifr|знак|decimal)[^\W\d_]*)"
+    r"|\b(?:using|taking|with|assuming|mit|avec|con|com)\sπ\s?(?:=|≈|as|als)\s?[\d.,/]*\d"
+)
 _UNIT = re.compile(rf"[€$£¥₹]?(?:{UNIT.pattern})")
 _NEAR = 48  # characters between what belongs together
 
@@ -49,6 +55,7 @@ _NEAR = 48  # characters between what belongs together
 def without_brackets(text: str) -> str:
     """A prepared text without the brackets that only explain the number before them. What is
     calculated from it stays: 3 dozen (3*12 = 36)."""
+    text = _HOW_EXACT.sub(" ", text)
     kept, place = [], 0
     for found in _BRACKETS.finditer(text):
         inside = found["inside"]

@@ -10,6 +10,7 @@ import re
 from typing import NamedTuple
 
 from tuneserve.bench.tasks.scorers.number_tokens import Number, find_numbers, number_at
+from tuneserve.bench.tasks.scorers.reason_words import THEREFORE
 
 _MOST_TERMS, _MOST_DEPTH = 24, 4
 _EXACT, _ROUNDED = 1e-9, 0.01  # relative
@@ -51,11 +52,7 @@ _SAME = (
     r"|也就是说?|也就是說|就是|[即等]于?|等於|すなわち|つまり|즉|यानी|अर्थात|أي|≈|≃|→|⇒)"
 )
 # What is concluded may be a number of its own (3 + 4, so 2 are left), and so are the others here.
-_SO = (
-    r"(?:\b(?:so|thus|hence|therefore|also|somit|daher|donc|así\sque|por\slo\stanto|portanto|logo"
-    r"|quindi|dunque|dus|alltså|значит|следовательно|итого|is|ist|est|es|è)\b|="
-    r"|所以|因此|だから|따라서|그래서)"
-)
+_SO = rf"(?:{THEREFORE}|\b(?:so|also|итого|is|ist|est|es|è)\b|=)"
 _ABOUT = r"(?:\s?(?:about|approximately|roughly|etwa|ungefähr|environ|около|约|約|약))?"
 _FOLLOWS = re.compile(
     rf"(?i){_UNIT}{_S}(?:(?P<total>{TOTAL}){_S})?(?:"

@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from tuneserve.bench.tasks.scorers.conclusions import concluded, without_asked
 from tuneserve.bench.tasks.scorers.corrections import last_correction
 from tuneserve.bench.tasks.scorers.cues import announced, boxed
 from tuneserve.bench.tasks.scorers.denials import (
@@ -96,11 +97,12 @@ def settled_choice(answer: str, choices: Sequence[str]) -> tuple[str | None, Fou
     """The choice that an answer settles on, and whether that was clear.
 
     In this order: the whole answer, \\boxed{}, behind "the answer is", a line of its own, the only
-    one that is judged right (A: no. B: yes), the only one behind the last colon if it is a word and
-    stands first there. Else of the choices named and not denied the first; of
-    choices of one letter the last, since answers repeat the options and think aloud before they
-    choose. One with a negation in its clause is not taken, but makes the answer unclear, as does
-    one that takes back what was settled (A. Wait, actually B).
+    one that is judged right (A: no. B: yes), of words the only one behind the last colon if it
+    stands first there, or the one that is concluded on (`concluded`). Else of the choices named
+    and not denied the first; of choices of one letter the last, since answers repeat the
+    options and think aloud before they choose. One with a negation in its clause is
+    not taken, but makes the answer unclear, as does one that takes back
+    what was settled (A. Wait, actually B).
     """
     return _settle(own_answer(answer, choices), choices)[:2]
 
@@ -169,7 +171,9 @@ def _settled(answer: str, choices: Sequence[str], known: dict[str, str]) -> _Set
     lines = [known[line] for line in map(normalise, answer.splitlines()) if line in known]
     if len(set(lines)) == 1:
         return _Settled(lines[0], "one")
+    source = _source(answer, choices)
     every = [one for one in _every_mention(answer, choices) if not one.conceded]
+    every = without_asked(source, every)
     right = {one.choice for one in every if one.judged}
     if len(right) == 1:
         return _Settled(right.pop(), "one")
@@ -183,10 +187,14 @@ def _settled(answer: str, choices: Sequence[str], known: dict[str, str]) -> _Set
     if not found:
         return _Settled(None, "none")
     if short:
-        found = _before_reasons(_source(answer, choices), found)
+        found = _before_reasons(source, found)
     chosen = found[-1 if short else 0].choice
     if not short:
-        chosen = _behind_colon(answer, choices, known) or chosen
+        begins = known.get(normalise(_CLAUSE.split(answer.strip(), maxsplit=1)[0]))
+        last = _behind_colon(answer, choices, known)
+        if not (begins or last) and (said := concluded(source, every)):
+            return _Settled(said, "one")
+        chosen = last or chosen
     different = {one.choice for one in every if not one.denied}
     return _Settled(chosen, "one" if len(different) == 1 else "several")
 

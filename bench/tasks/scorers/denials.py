@@ -19,7 +19,6 @@ from tuneserve.bench.tasks.scorers.rejections import (
     EXCEPT,
     EXCEPTED,
     LESS_THAN,
-    OVERALL,
     PREFERRED_TO,
     REJECTED,
     REJECTS,
@@ -43,11 +42,6 @@ _EXCEPT = re.compile(rf"(?i){EXCEPT}{_TO_THE_CHOICE}")
 _REST_IS_WRONG = re.compile(rf"(?i){ALL_WRONG}|{THE_REST_IS_WRONG}")
 _EXCEPTED = re.compile(rf"(?i){EXCEPTED}")
 _CONCEDES, _CONCEDED = re.compile(rf"(?i){CONCEDES}"), re.compile(rf"(?i){CONCEDED}")
-# Not in brackets behind it, and not what it says there is none of: overall, nothing negative.
-_OVERALL = re.compile(
-    rf"(?i){OVERALL}(?:(?!\b(?:no|not|nothing|none|never|kein\w*|nichts?|rien|nada|niente|nic)\b)"
-    r"[^.;!?\n。；！？()]){0,40}\Z"
-)
 _LESS_THAN = re.compile(rf"(?i){LESS_THAN}")
 _NEGATION_AFTER = re.compile(
     rf"[\"')\]*_」』]*(?:(?i:{BEHIND}|{ALL_WRONG})|\s?(?:"
@@ -75,15 +69,15 @@ CLAUSE_END = re.compile(
 _SENTENCE_END = re.compile(r"[.!?](?=\s|\Z)|[\n。！？]")
 _COMMA = re.compile(r"\s*[,、，]\s*\Z")
 _AND = re.compile(
-    r"(?i)\s*,?\s*(?:and|or|nor|&|und|oder|et|ou|y|o|e|и|или|和|或者?|と|や|または|及|및|또는)\s*\Z"
+    r"(?i)\s*,?\s*(?:and|or|nor|&|und|oder|noch|ni|et|ou|y|o|e|и|или|和|或者?|と|や|または|及|및|또는)\s*\Z"
 )
 _LISTED = re.compile(r"\s*(?:[,;/|、，；]|\n\s*[-*•]|\s)\s*")
 _WORD = re.compile(r"\w")
-# Every choice with a judgement of its own: A: no. B: yes.
+# Every choice with a judgement of its own, behind its text or not: A: no. B) Paris – correct.
 _JUDGEMENT = re.compile(
-    r"(?i)[\"')\]*_.]*\s*(?:[:=→–-]|\bis\b|\bist\b|\best\b|\bes\b|(?<=[).])\s|\s(?=[✓✔✗✘✅❌]))[\s*_]*"
-    r"(?:(?P<yes>yes|true|correct|right|ja|richtig|oui|vrai|sí|verdadero|да|верно|是|对|正确|はい|✓|✔|✅)"
-    r"|(?P<no>no|false|incorrect|wrong|nein|falsch|non|faux|falso|нет|неверно|否|错|错误|いいえ"
+    r"(?i)(?:\s?[).:–—-]+\s[^\n;]{1,80}?)??[\"')\]*_.]*\s*(?:[:=→(–—-]|\bis\b|\bist\b|\best\b|\bes\b|(?<=[).])\s|\s(?=[✓✔✗✘✅❌]))[\s*_]*"
+    r"(?:(?P<yes>yes|true|correct[oae]?|right|ja|richtig|oui|vrai|sí|verdadero|corrett[oa]|corret[oa]|juist|да|верно|是|对|正确|はい|✓|✔|✅)"
+    r"|(?P<no>no|false|incorrect[oae]?|wrong|nein|falsch|non|faux|falso|incorret[oa]|errad[oa]|sbagliat[oa]|onjuist|нет|неверно|否|错|错误|いいえ"
     r"|✗|✘|❌))(?!\w)"
 )
 _OF_A_SCALE = re.compile(r"(?i)\d\s*(?:/|(?:out\s+)?of|von|sur|de|su|из)\s*\Z")
@@ -124,8 +118,8 @@ def with_denials(text: str, found: Sequence[Mention]) -> list[Mention]:
         if _is_excepted(text, one)
         else replace(
             one,
-            denied=before[place] or after[place] or judged[place] is False,
-            doubtful=_is_doubtful(text, found, place),
+            denied=before[place] or after[place] if judged[place] is None else not judged[place],
+            doubtful=judged[place] is None and _is_doubtful(text, found, place),
             judged=judged[place],
         )
         for place, one in enumerate(found)
@@ -178,7 +172,8 @@ def _lists(text: str, found: Sequence[Mention]) -> Iterator[tuple[int, int]]:
 def _judgements(text: str, found: Sequence[Mention]) -> list[bool | None]:
     """What a text says of every mention (A: no. B: yes), None for nothing; all of it only where at
     least two choices are judged."""
-    judged = [_JUDGEMENT.match(text, one.end) for one in found]
+    ends = [*(one.start for one in found), len(text)][1:]
+    judged = [_JUDGEMENT.match(text, one.end, end) for one, end in zip(found, ends, strict=True)]
     if len({one.choice for one, said in zip(found, judged, strict=True) if said}) < 2:
         return [None] * len(found)
     return [None if said is None else said["yes"] is not None for said in judged]
@@ -194,8 +189,7 @@ def _is_excepted(text: str, one: Mention) -> bool:
 
 
 def _weighed(text: str, found: Sequence[Mention]) -> list[Mention]:
-    """Mentions with what is only conceded; a word behind one that sums up (overall, it is
-    negative) is judged right."""
+    """Mentions with what is only conceded."""
     weighed: list[Mention] = []
     for place, one in enumerate(found):
         if one.denied or one.doubtful:
@@ -205,8 +199,7 @@ def _weighed(text: str, found: Sequence[Mention]) -> list[Mention]:
         conceded = _CONCEDES.search(_clause(before)) or _CONCEDED.match(text, one.end)
         near = found[max(0, place - _NEAR) : place + _NEAR + 1] if conceded else ()
         gives_way = any(_is_beside(text, one, other) for other in near)
-        sums_up = len(one.choice) > 1 and _OVERALL.search(before) is not None
-        weighed.append(replace(one, conceded=gives_way, judged=one.judged or sums_up or None))
+        weighed.append(replace(one, conceded=gives_way))
     return weighed
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from tuneserve.bench.tasks.scorers.marks import Found, Mark, Scorer
-from tuneserve.bench.tasks.scorers.number_tokens import MOST_DIGITS
+from tuneserve.bench.tasks.scorers.number_scales import MOST_DIGITS
 from tuneserve.bench.tasks.scorers.texts import fold
 
 _FENCE = re.compile(r"```\w*[ \t]*\n?(.*?)```", re.DOTALL)

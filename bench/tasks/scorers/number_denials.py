@@ -39,7 +39,7 @@ _NEGATED = re.compile(
 
 # "At most 12" may be 12, and 3 more than 12 is 15.
 _BOUND = re.compile(
-    rf"(?i)(?P<other>\d(?:\s[^\W\d_]{{1,20}}){{0,2}}\s[^\W\d_]{{1,12}}\s(?:than|als|que|dan|än|niż)\s{_DIGITS}"
+    rf"(?i)(?P<other>\d(?:\s(?!(?:is|are|ist|sind|est|es|è|é|är|er)\s)[^\W\d_]{{1,20}}){{0,2}}\s[^\W\d_]{{1,12}}\s(?:than|als|que|dan|än|niż)\s{_DIGITS}"
     r"|(?<!\w)(?:no|not|nicht|pas|non|não|niet|inte|ikke|не|nie|neither|any|tidak|không)\s[^\W\d_]{1,12}"
     rf"(?:\s[^\W\d_]{{1,4}})?\s{_DIGITS}|不(?:超过|少于|多于|大于|小于){_DIGITS})"
     r"|(?:(?<!\w)(?:(?:less|more|fewer|greater|larger|smaller|higher|lower|bigger)\sthan"

@@ -98,9 +98,11 @@ def how_many(numbers: Sequence[Number]) -> Found:
 
 
 def equal(given: Number, wanted: Number, tolerance: float) -> bool:
-    """Is one reading of a number one of another's, within a relative tolerance?"""
+    """Is a number another, within a relative tolerance, or what one of the two may mean beside its
+    value? 4 million is 4 and 4,000,000, but no 4 billion."""
     return any(
         abs(one - other) <= tolerance * max(abs(one), abs(other))
         for one in given.readings
         for other in wanted.readings
+        if given.value == one or wanted.value == other
     )

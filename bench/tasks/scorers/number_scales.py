@@ -33,6 +33,7 @@ _CHARACTERS = {
 }  # fmt: skip
 _LETTERS = {"k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9}
 _BIG = 1e4  # 万 and above multiply all that stands before them: 5千万
+MOST_DIGITS = 400  # a float ends near 1e308
 _MOST_SCALES = 3  # behind one number: 5 hundred thousand million
 
 _SCALE = re.compile(
@@ -50,6 +51,8 @@ _SCALE = re.compile(
     )
 )
 
+_PART = re.compile(r"(?P<apart>\s?)(?P<digits>\d{1,3}(?:,\d{3})+|\d+)(?![\d.,/:]*\d)")
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -61,7 +64,7 @@ class Scale:
     joins: bool
 
 
-def read_scale(text: str, place: int) -> Scale | None:
+def _read_scale(text: str, place: int) -> Scale | None:
     """The scales that stand in a prepared text from `place` on, None without any."""
     factors: list[float] = []
     joins = False
@@ -102,3 +105,33 @@ class Sum:
     @property
     def value(self) -> float:
         return self._done + self._open
+
+
+def with_scales(text: str, value: float, place: int) -> tuple[float, float | None, int]:
+    """A number with the scales that stand behind it, and with the parts that follow those; what it
+    is without its scale (None if it has none, or parts); where all that ends."""
+    scale = _read_scale(text, place)
+    if scale is None:
+        return value, None, place
+    parts = Sum()
+    parts.add(value, scale)
+    place = alone = scale.end
+    while (part := _PART.match(text, place)) is not None:
+        following = _read_scale(text, part.end())
+        if not (scale.joins if following is None else following.joins == scale.joins):
+            break
+        if following is None and part["apart"] and not "가" <= text[scale.end - 1] <= "힣":
+            break  # Korean has spaces between the parts
+        number = as_float(part["digits"].replace(",", ""))
+        if number is None or not parts.add(number, following):
+            break
+        place = part.end() if following is None else following.end
+        if following is None:
+            break
+        scale = following
+    return parts.value, value if place == alone else None, place
+
+
+def as_float(written: str) -> float | None:
+    """None for nothing, and for more digits than a float has."""
+    return float(written) if written and len(written) <= MOST_DIGITS else None

@@ -14,11 +14,9 @@ from dataclasses import dataclass
 
 from tuneserve.bench.tasks.scorers.currencies import CODES, with_plain_amounts
 from tuneserve.bench.tasks.scorers.number_latex import without_latex
-from tuneserve.bench.tasks.scorers.number_scales import Sum, read_scale
+from tuneserve.bench.tasks.scorers.number_scales import as_float, with_scales
 from tuneserve.bench.tasks.scorers.number_words import PERCENT, with_signs
 from tuneserve.bench.tasks.scorers.texts import ascii_digits, unformatted
-
-MOST_DIGITS = 400  # a float ends near 1e308
 
 # Letters of scripts in which a digit that follows one belongs to the word: not those of scripts
 # without spaces or with attached particles (共5个, 총5명, و5).
@@ -86,14 +84,13 @@ _NUMBER = re.compile(
     r")"
     rf"(?P<share>\s?(?:%|‰|{PERCENT}))?"
 )
-_PART = re.compile(r"(?P<apart>\s?)(?P<digits>\d{1,3}(?:,\d{3})+|\d+)(?![\d.,/:]*\d)")
-_LIST_MARK = re.compile(r"(?m)^[ \t]*\d{1,3}[.)][ \t]+(?=\S)")
+_LIST_MARK = re.compile(r"(?m)^[ \t]*(\d{1,3})[.)][ \t]+(?=\S)")
 
 
 @dataclass(frozen=True)
 class Number:
     """A number in a text: its `value`, and what it may mean beside that: 50 % is 0.5 and 50, 1 out
-    of 4 is 0.25 and 1.
+    of 4 is 0.25 and 1, 4 million is 4 where millions are asked for.
     `start` and `end` are its place in the prepared text, for those of a list (1,2) the list's."""
 
     value: float
@@ -109,7 +106,15 @@ class Number:
 def find_numbers(text: str) -> list[Number]:
     """The numbers of a text that `prepare` has made plain, in order. The numbers of list items
     (1. …, 2. …) count only if there are no others."""
-    return list(_numbers(_LIST_MARK.sub(_blank, text))) or list(_numbers(text))
+    return list(_numbers(without_list_marks(text))) or list(_numbers(text))
+
+
+def without_list_marks(text: str) -> str:
+    """A text of the same length with spaces for the numbers of list items. One such line that
+    doesn't begin at 1 is none: 206. Babies have more."""
+    marks = _LIST_MARK.findall(text)
+    alone = len(marks) == 1 and int(marks[0]) > 1
+    return text if alone else _LIST_MARK.sub(_blank, text)
 
 
 def number_at(text: str, place: int) -> Number | None:
@@ -198,62 +203,36 @@ def _numbers(text: str, place: int = 0) -> Iterator[Number]:
         value = _value(found)
         if value is None:
             continue
-        value, place = _with_scales(text, value, place)
+        value, other, place = with_scales(text, value, place)
         if (of_pi := _OF_PI.match(text, place)) is not None:
             below = int(of_pi["below"] or 1)
-            value, place = value * math.pi / (below or math.nan), of_pi.end()
+            value, other, place = value * math.pi / (below or math.nan), None, of_pi.end()
         if not math.isfinite(value):
             continue
         if found["sign"] is not None and found["sign"].startswith("-"):
-            value = -value
-        other = None
+            value, other = -value, None if other is None else -other
         if found["share"] is not None:
             other, value = value, value / (1000 if "‰" in found["share"] else 100)
         elif found["of"] is not None:
-            other = _float(found["above"])
+            other = as_float(found["above"])
         yield Number(value, other, found.start(), place)
-
-
-def _with_scales(text: str, value: float, place: int) -> tuple[float, int]:
-    """A number with the scales that stand behind it, and with the parts that follow those; where
-    all that ends."""
-    scale = read_scale(text, place)
-    if scale is None:
-        return value, place
-    parts = Sum()
-    parts.add(value, scale)
-    place = scale.end
-    while (part := _PART.match(text, place)) is not None:
-        following = read_scale(text, part.end())
-        if not (scale.joins if following is None else following.joins == scale.joins):
-            break
-        if following is None and part["apart"] and not "가" <= text[scale.end - 1] <= "힣":
-            break  # Korean has spaces between the parts
-        number = _float(part["digits"].replace(",", ""))
-        if number is None or not parts.add(number, following):
-            break
-        place = part.end() if following is None else following.end
-        if following is None:
-            break
-        scale = following
-    return parts.value, place
 
 
 def _value(found: re.Match[str]) -> float | None:
     if found["above"] is not None:
-        below = _float(found["below"])
-        above = _float(found["above"])
-        whole = _float(found["whole"][:-1]) if found["whole"] is not None else 0.0
+        below = as_float(found["below"])
+        above = as_float(found["above"])
+        whole = as_float(found["whole"][:-1]) if found["whole"] is not None else 0.0
         if not below or above is None or whole is None:
             return None
         return whole + above / below
-    value = _float(_with_point(found))
+    value = as_float(_with_point(found))
     if value is None:
         return None
     power = found["exponent"] or (f"e{found['ten']}" if found["ten"] else "")
     if power:
         # Together: the mantissa alone may be in range where the number is not.
-        return _float(f"{_with_point(found)}{power}")
+        return as_float(f"{_with_point(found)}{power}")
     if found["power"] is None:
         return value
     try:
@@ -288,7 +267,3 @@ def _is_list(text: str, found: re.Match[str]) -> bool:
         return False
     before, after = text[: found.start()].rstrip()[-1:], text[found.end() :].lstrip()[:1]
     return f"{before}{after}" in ("()", "[]", "{}")
-
-
-def _float(written: str) -> float | None:
-    return float(written) if written and len(written) <= MOST_DIGITS else None

@@ -16,6 +16,7 @@ from tuneserve.bench.tasks.scorers.calculations import (
 from tuneserve.bench.tasks.scorers.corrections import last_correction
 from tuneserve.bench.tasks.scorers.cues import announced, boxed
 from tuneserve.bench.tasks.scorers.denials import CLAUSE_END, Mention
+from tuneserve.bench.tasks.scorers.last_results import place_of_result
 from tuneserve.bench.tasks.scorers.marks import Found, Mark, Scorer
 from tuneserve.bench.tasks.scorers.next_question import first_block
 from tuneserve.bench.tasks.scorers.number_denials import without_denied
@@ -145,8 +146,11 @@ def given_in(text: str) -> Given:
     numbers = find_numbers(plain)
     if not numbers:
         return Given(None, "none")
-    if own := _calculated(plain, numbers, len(numbers) - 1):
+    place = len(numbers) - 1 if is_open(plain, numbers) else place_of_result(text, plain, numbers)
+    if own := _calculated(plain, numbers, place):
         return own
+    if place < len(numbers) - 1:
+        return Given(numbers[place], "one")
     if len(numbers) == 2 and is_rate_of(plain, *numbers) and is_all_said(plain, *numbers):
         return Given(numbers[0], "one")
     last = numbers[-2:] if is_open(plain, numbers) else numbers[-1:]

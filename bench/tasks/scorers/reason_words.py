@@ -18,10 +18,19 @@ SINCE = rf"(?:{SURELY_SINCE}|(?:as|da|want|ty|for)(?!\w))"
 """Reasons where they begin a clause."""
 REASON = re.compile(rf"(?i)[,;(]?\s(?:{BECAUSE}|{SINCE}\s)")
 """What follows gives the reason, or checks the result."""
+THEREFORE = (
+    r"(?:\b(?:thus|hence|therefore|consequently|accordingly|(?:in|to)\s(?:conclusion|conclude|summary|sum\sup)"
+    r"|daher|somit|folglich|deshalb|demnach|donc|ainsi(?!\sque)|par\sconséquent|así\sque|por\s(?:lo\s)?tanto"
+    r"|por\sende|en\s(?:conclusi[oó]n|resumen|conséquence|consecuencia)|portanto|logo|em\s(?:conclusão|resumo)"
+    r"|quindi|pertanto|dunque|in\sconclusione|dus|daarom|alltså|därför|altså|derfor|значит|следовательно|поэтому"
+    r"|таким\sобразом|итак|отже|zatem|więc|dlatego|tedy|dolay[ıi]s[ıi]yla|bu\s(?:nedenle|yüzden)|άρα|επομ[έε]νως"
+    r"|vì\svậy|do\sđó|jadi|oleh\skarena\situ|إذن|لذلك)\b|इसलिए|अतः|所以|因此|综上(?:所述)?|綜上(?:所述)?"
+    r"|だから|したがって|従って|(?<!に)よって|그래서|따라서|그러므로|ดังนั้น)"
+)
+"""Words of a conclusion, which mean nothing else."""
 CONCLUDES = re.compile(
-    r"(?i)\b(?:so|thus|hence|therefore|total|altogether|i\.e|that is|makes?|equals?|left|remain\w*"
-    r"|also|insgesamt|ergibt|folglich|übrig|bleib\w*|donc|soit|en tout|rest(?:e|ent)|así que"
-    r"|por tanto|qued\w+|portanto|logo|sobra\w*|quindi|riman\w+|dus|alltså|итого|всего|значит"
-    r"|поэтому|остал\w+)\b|所以|因此|一共|总共|總共|剩|だから|したがって|合計|残|그래서|따라서|남"
+    rf"(?i){THEREFORE}|\b(?:so|total|altogether|i\.e|that is|makes?|equals?|left|remain\w*"
+    r"|also|insgesamt|ergibt|übrig|bleib\w*|soit|en tout|rest(?:e|ent)|qued\w+|sobra\w*|riman\w+"
+    r"|итого|всего|остал\w+)\b|一共|总共|總共|剩|合計|残|남"
 )
 """Such words bring a result of their own: 3 dozen (12 in each of 3 boxes, so 36)."""

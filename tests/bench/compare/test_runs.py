@@ -6,8 +6,10 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tuneserve.bench.compare import analysis
@@ -25,8 +27,11 @@ from tuneserve.bench.compare.runs import compare_runs
 from tuneserve.bench.measure.journal import FILE
 from tuneserve.bench.measure.speed import Rate, Speed
 from tuneserve.bench.report.pages import write_report
+from tuneserve.bench.stats.bootstrap import Bootstrap
+from tuneserve.bench.stats.ranking import rank
 from tuneserve.charts import LossCurves
 from tuneserve.chat.examples import Example
+from tuneserve.cli.bench import show
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.run import RunDirectory
 from tuneserve.settings import BenchSettings
@@ -150,6 +155,40 @@ def test_runs_of_other_prompts_are_compared_on_those_they_share(tmp_path: Path) 
     assert "differences are of those shared" in found.note
 
 
+def test_two_runs_without_a_difference_say_so_and_what_would_be_shown(
+    tmp_path: Path, tuneserve: Runner
+) -> None:
+    first = written_run(tmp_path, "first", {1})
+    alike = written_run(tmp_path, "alike", {2}, count=30)
+    found = compare_runs([first, alike])
+    assert "alike: no difference from the first run is shown. " in found.note
+    assert "would be shown" in found.rows[1].reach
+    assert found.rows[1].reach in found.note
+    for pair in (("first", "alike"), ("alike", "first")):
+        tuneserve("report", *pair, "--markdown", "runs.md", cwd=tmp_path)
+        assert "), 30 prompts |" in (tmp_path / "runs.md").read_text()
+    better = written_run(tmp_path, "better", set(range(1, 21)))
+    assert "no difference" not in compare_runs([first, better]).note
+
+
+def test_a_verdict_beside_a_ranking_is_explained_wherever_both_stand(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores = {
+        name: np.arange(60) % (2 + place) for place, name in enumerate(("base", "tuned", "x"))
+    }
+    ranking = rank(
+        {name: (each == 0) * 1.0 for name, each in scores.items()}, Bootstrap(np.arange(60))
+    )
+    report = replace(read_report(written_run(tmp_path, "one", {1})), ranking=ranking)
+    show(report)
+    shown = " ".join(capsys.readouterr().err.split())
+    assert "Holm-adjusted over all 3 pairs. The verdict is of tuned against base alone" in shown
+    write_report(report, tmp_path / "bench")
+    for name in ("report.md", "report.html"):
+        assert ranking.beside_verdict in (tmp_path / "bench" / name).read_text()
+
+
 def test_runs_that_do_not_compare_say_why(tmp_path: Path) -> None:
     first = written_run(tmp_path, "first", {1})
     cut = written_run(tmp_path, "cut", {1}, scoring={"max_tokens": 4})
@@ -247,7 +286,7 @@ def test_copied_and_renamed_runs_are_called_by_their_folders(tmp_path: Path) -> 
 def test_runs_that_are_not_ranked_say_why(tmp_path: Path) -> None:
     first, other = (written_run(tmp_path, name, {1}) for name in ("first", "other"))
     cut = written_run(tmp_path, "cut", {1}, scoring={"max_tokens": 4})
-    assert compare_runs([first, other]).note == ""
+    assert "No ranking" not in compare_runs([first, other]).note
     found = compare_runs([first, other, cut])
     assert found.ranking is None
     assert "No ranking: only 2 of 3 runs compare" in found.note

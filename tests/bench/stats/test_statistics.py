@@ -302,6 +302,27 @@ def test_no_interval_of_zero_width_where_nothing_differs() -> None:
     assert (whole.low or 0) < 0.97
 
 
+def test_one_pair_of_one_source_makes_no_step_in_an_interval() -> None:
+    """5 of 10 right: 21 to 79 alone; an interval of 0 to 100 would say that a pair undoes all."""
+    scores = np.repeat([0.0, 1.0], 5)
+    sources = [
+        np.array([*np.repeat(np.arange(pairs), 2), *range(pairs, 10 - pairs)]) for pairs in range(4)
+    ]
+    widths = [width(intervals.accuracy(scores, Bootstrap(one))) for one in sources]
+    assert widths[0] == pytest.approx(0.58, abs=0.01)
+    assert widths == sorted(widths)
+    assert widths[1] < 0.8
+
+
+def test_an_interval_covers_where_a_pair_answers_alike() -> None:
+    generator = np.random.default_rng(3)
+    for prompts in (6, 10, 15):
+        sources = np.array([0, *range(prompts - 1)])
+        right = (generator.random((2000, prompts - 1)) < 0.5).astype(float)[:, sources]
+        low, high = intervals.right_ends(right, Bootstrap(sources))
+        assert ((low <= 0.5) & (high >= 0.5)).mean() > 0.93
+
+
 @pytest.mark.parametrize("clusters", [[0], [0, 1], [0] * 9, [0] * 9 + [1] * 9])
 def test_no_interval_of_one_or_two_clusters(clusters: list[int]) -> None:
     bootstrap = Bootstrap(np.array(clusters))

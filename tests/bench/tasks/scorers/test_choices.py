@@ -67,8 +67,10 @@ def test_a_letter_may_have_an_ending(answer: str, letter: str | None) -> None:
     ("answer", "letter"),
     [
         ("คำตอบที่ถูกต้องคือ ค", "ค"), ("ข้อ ค ถูกต้อง", "ค"), ("เลือกข้อ ง", "ง"), ("ตอบ ก", "ก"),
-        ("ค. กรุงเทพ", "ค"), ("คำตอบที่ถูกคือข้อ ก", "ก"), ("ข้อที่ถูกต้องคือ ข", "ข"), ("คำตอบคือข้อค", "ค"),
-        ("ก เป็นคำตอบที่ถูกต้อง", "ก"), ("คำตอบไม่ใช่ ก แต่เป็น ข", "ข"), ("ตัวเลือกที่ถูกต้องคือ ง ครับ", "ง"),
+        ("ค. กรุงเทพ", "ค"), ("คำตอบที่ถูกคือข้อ ก", "ก"), ("ข้อที่ถูกต้องคือ ข", "ข"),
+        ("คำตอบคือข้อค", "ค"),
+        ("ก เป็นคำตอบที่ถูกต้อง", "ก"), ("คำตอบไม่ใช่ ก แต่เป็น ข", "ข"),
+        ("ตัวเลือกที่ถูกต้องคือ ง ครับ", "ง"),
     ],
 )  # fmt: skip
 def test_a_letter_within_a_word_without_spaces_is_no_choice(answer: str, letter: str) -> None:
@@ -239,6 +241,11 @@ def test_words_that_are_denied_or_open_are_not_settled(
         "less likely than A ",
         "A、",
         "A: ",
+        "so not positive, ",
+        "positive, also negative ",
+        "positive or negative? ",
+        "since positive, not negative. ",
+        "A) x - correct ",
     ],
 )
 def test_long_answers_take_no_long_time(text: str) -> None:
@@ -514,6 +521,78 @@ def test_what_stands_behind_a_sum_is_not_always_it(text: str, choice: str) -> No
     assert settled_choice(text, WORDS)[0] == choice
 
 
+@pytest.mark.parametrize(
+    ("text", "choices"),
+    [
+        ("The food was positive, but the service awful. Therefore, the sentiment is {0}.",
+         "negative positive"),
+        ("The food (positive) was good, the rest was not. So {0}.", "negative positive"),
+        ("Some positive remarks, many complaints. In conclusion, {0}.", "negative positive"),
+        ("There is no evidence against it. Therefore, {0}.", "yes no"),
+        ("No player may leave, so {0}, it's forbidden.", "yes no"),
+        ("Since there are no exceptions, {0}.", "yes no"),
+        ("The account was charged twice, so this is a {0} issue.", "billing account"),
+        ("The account was charged twice → {0}", "billing account"),
+        ("Thus the account is at fault. So it is {0}, since the account was charged.",
+         "billing account"),
+        ("There is fear and anger, but mostly {0}.", "anger fear"),
+        ("Positive or negative? {0}.", "negative positive"),
+        ("Is it positive or negative? I'd say {0}.", "negative positive"),
+        ("Das Essen war positiv. Daher ist die Stimmung {0}.", "negativ positiv"),
+        ("Das Essen war positiv, alles andere schlecht, also {0}.", "negativ positiv"),
+        ("Weder positiv noch negativ, also {0}.", "neutral positiv negativ"),
+        ("La nourriture est positive. L'avis est donc {0}.", "négatif positive"),
+        ("No está prohibido, así que {0}.", "sí no"),
+        ("El texto no lo niega. Por lo tanto, {0}.", "sí no"),
+        ("Il cibo è positivo, il resto pessimo, quindi {0}", "negativo positivo"),
+        ("O texto não nega isso. Portanto, {0}.", "sim não"),
+        ("Есть положительный момент. Следовательно, отзыв {0}.", "отрицательный положительный"),
+        ("Tekst nie zaprzecza. Zatem {0}.", "tak nie"),
+        ("食物是正面的。综上所述，情感为{0}。", "负面 正面"),
+        ("有正面评价，但服务很差，所以是{0}。", "负面 正面"),
+        ("料理はポジティブ。よって{0}。", "ネガティブ ポジティブ"),
+        ("음식은 긍정적이지만 서비스는 나빴다. 따라서 {0}이다.", "부정 긍정"),
+    ],
+)  # fmt: skip
+def test_what_an_answer_concludes_on_is_chosen(text: str, choices: str) -> None:
+    named = choices.split()
+    assert settled_choice(text.format(named[0]), named) == (named[0], "one")
+
+
+@pytest.mark.parametrize(
+    ("text", "choice"),
+    [
+        ("Negative. The reviewer liked the food, so it has a positive side.", "negative"),
+        ("Negative, also positive.", "negative"),
+        ("So negative a text is seldom positive.", "negative"),
+        ("The tone is positive. Therefore it is positive or negative.", "positive"),
+        ("So, I would not call it negative.", None), ("Is it positive or negative?", "positive"),
+        ("It is positive. Therefore I liked it, not a negative word.", "positive"),
+    ],
+)  # fmt: skip
+def test_what_concludes_on_no_choice_changes_none(text: str, choice: str | None) -> None:
+    assert settled_choice(text, WORDS)[0] == choice
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A) Lyon – incorrect.\nB) Paris – correct.\nC) Nice – incorrect.",
+        "A) Lyon ❌\nB) Paris ✅\nC) Nice ❌",
+        "A) Lyon: no\nB) Paris: yes\nC) Nice: no",
+        "A) Lyon (incorrect)\nB) Paris (correct)\nC) Nice (incorrect)",
+        "A. Lyon is incorrect. B. Paris is correct. C. Nice is incorrect.", "A ✗ B ✓ C ✗",
+        "- A: Lyon is no capital. Incorrect.\n- B: Paris. Correct.\n- C: Nice. Incorrect.",
+        "**A) Lyon** - Incorrect, no.\n**B) Paris** - Correct.\n**C) Nice** - Incorrect.",
+        "A) Lyon ist falsch.\nB) Paris ist richtig.\nC) Nizza ist falsch.",
+        "A) Lyon : Faux\nB) Paris : Vrai\nC) Nice : Faux",
+        "A) Lyon: incorrecto\nB) París: correcto\nC) Niza: incorrecto",
+    ],
+)  # fmt: skip
+def test_the_option_that_is_judged_right_is_chosen(text: str) -> None:
+    assert settled_choice(text, list("ABCD")) == ("B", "one")
+
+
 def test_a_concession_without_another_choice_concedes_nothing() -> None:
     assert settled_choice("Although it is positive, it is short.", WORDS) == ("positive", "one")
     assert settled_choice("All but A are right", list("ABCD")) == (None, "none")
@@ -559,6 +638,11 @@ def test_a_reference_that_is_none_of_the_choices_is_refused(task: str) -> None:
         held_out_task("questions", examples, settings)
     assert caught.value.problems == ["q2: is none of the choices ('Yes.', 'Nope'): 'no'"]
     assert "--choices" in caught.value.hint
+
+
+def test_labels_that_are_judged_one_by_one() -> None:
+    scorer = make_scorer(BenchSettings(task="labels", choices=("sports", "politics", "tech")), [])
+    assert scorer("Sports: yes\nPolitics: no\nTech: yes", "sports, tech") == 1
 
 
 def test_several_labels_are_a_set() -> None:

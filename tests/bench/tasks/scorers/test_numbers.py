@@ -271,7 +271,8 @@ def test_what_is_denied_or_open_is_not_settled(text: str, value: float | None, f
      "12 गलत है", "12 là sai", "12 salah", "x ≠ 12", "≠ 12", "!= 12", r"x \neq 12",
      "A resposta não é 12", "Cevap 12 değil", "I don't think it's 12", "keine 12", "never 12",
      "I do not believe that the answer is 12", "I can't say that it's 12", "I doubt it's 12",
-     "It is anything but 12", "La risposta non è 12", "Het antwoord is niet 12", "not equal to 12",
+     "It is anything but 12", "La risposta non è 12", "Het antwoord is niet 12",
+     "not equal to 12",
      "Odpowiedź to nie 12", "Svaret är inte 12", "Vastaus ei ole 12", "A válasz nem 12",
      "Η απάντηση δεν είναι 12", "Đáp án không phải là 12", "Jawabannya bukan 12",
      "الجواب ليس 12", "คำตอบไม่ใช่ 12", "उत्तर 12 नहीं है", r"\boxed{\neq 12}"],
@@ -289,7 +290,8 @@ def test_a_number_that_is_denied_is_not_read(text: str) -> None:
      "13입니다. 12가 아닙니다.", "答えは13で、12ではありません", "13であって12ではない",
      "Cevap 13, 12 değil",
      "Jawabannya 13, bukan 12", "答案是13，不是12。", "13, not 12", "13 rather than 12",
-     "13, nicht 12 oder 14", "12 and 14 are wrong, 13 is right", "13 is the answer; 12 is not.",
+     "13, nicht 12 oder 14", "12 and 14 are wrong, 13 is right",
+     "13 is the answer; 12 is not.",
      "Odpowiedź to 13, nie 12", "13은 틀림없다", "13は間違いない", "13没错", "13 is not wrong",
      "No doubt it's 13", "Of 12 answers, 13 are wrong"],
 )  # fmt: skip
@@ -404,6 +406,75 @@ def test_what_explains_the_number_in_front_of_it_is_not_the_answer(text: str, va
     ],
 )  # fmt: skip
 def test_what_goes_on_to_another_number_is_no_explanation(text: str, value: float) -> None:
+    assert last_number(text) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("9 x 6 = 54. So, 54 eggs are in a total of 9 boxes.", 54),
+        ("He earns 60 * 2 = $120 in 2 weeks.", 120),
+        ("So, he makes 60*2=$120 in 2 weeks", 120),
+        ("He has 20.\nHe pays 6.5 + 5.5 = $12 for 5 apples.", 12),
+        ("Therefore, Tom earns **$120** in 2 weeks.", 120),
+        ("They need **7** buses for the 280 students.", 7),
+        ("It takes **5 hours** to read 100 pages.\n\nI hope this helps!", 5),
+        # What goes on to a number of its own, and what is bold for another reason.
+        ("12 / 5 = 2.4 boxes, which rounds up to 3.", 3), ("3 + 4 = 7 days, or 1 week", 1),
+        ("3 * 4 = 12 pens, so 36 dollars", 36), ("16 - 7 = 9 eggs at $2, which makes $18.", 18),
+        ("With x = 3 we have 9 apples", 9), ("**2.** Add up: 4 and 5 make 9", 9),
+        ("**Step 3**: 4 and 5 make 9", 9), ("There are **3** red and **4** blue, 7", 7),
+        ("It isn't **5** but 6", 6), ("**2** is half of it, so 4", 4),
+        ("3 + 4 = 7. He has 5 of 9", 9),
+    ],
+)  # fmt: skip
+def test_what_a_last_sentence_comes_to_is_the_answer(text: str, value: float) -> None:
+    assert last_number(text) == value
+
+
+def test_a_line_that_begins_with_a_number_is_no_list() -> None:
+    scorer = make_scorer(BenchSettings(task="number"), [])
+    assert last_number("32. Each term is double the one before.") == 32
+    assert scorer.mark("206. Babies are born with about 300.", "206").lenient == 1
+    assert scorer.mark("1. Babies have more.\n2. Adults have 206.", "206").score == 1
+    assert last_number("1. There are 12") == 12
+    assert last_number("2. Add.\n3. No more") == 3
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [
+        ", because 3 of the 8 apples were eaten.", ", because he gave away 3 of his 8 apples",
+        " since he had 8 apples and gave away 3.", ", because 3 + 5 = 8", ", because 4 × 5 = 20.",
+        " apples, because 4 children share 20 apples", ", da 20 Äpfel auf 4 Kinder verteilt werden",
+        ", as 3 of the 8 apples were eaten", ", because 3 were eaten out of 8, leaving 5",
+        ". He had 8 and gave 3 away.", " apples. He had 8 and gave 3 away.",
+        "!\nHe had 8 apples and lost 3.",
+        "\n\nCheck: 5 + 3 = 8", ". We can verify: 5 + 3 = 8.", "\nVerification: 5 + 3 = 8 ✓",
+        ". Let's double-check: 5 + 3 = 8, which is correct.", "\n\nTo check, put it in: 5 + 3 = 8",
+    ],
+)  # fmt: skip
+def test_how_a_number_is_found_or_checked_is_not_the_answer(behind: str) -> None:
+    assert last_number(f"5{behind}") == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("5 days, since she rests, times 8 hours is 40 hours.", 40), ("5, as well as 3 others", 3),
+        ("5 apples. Then 3 more, 8", 8), ("5 apples. He buys 3, so 8", 8),
+        ("5 apples. With the rest: 8", 8),
+        ("5 apples. 5 + 3 = 8", 8), ("5. No, 8", 8), ("5. 6 are red. Now he has 8.", 8),
+        ("2 boxes. 4 apples in each box. 8 apples.", 8), ("3 red. 5 blue. 8 marbles.", 8),
+        ("6. 7. 8.", 8), ("2 boxes.\n4 apples per box.\n8", 8),
+        ("As a result: 5 apples and 3 pears make 8", 8), ("He pays 3 * 4 = 12, has 8 left", 8),
+        ("He pays 20 - 15 = 5 and 3 more, 8", 8), ("1. There are 8", 8),
+        ("2. Add 5.\n3. It is 8", 8),
+        ("Is it 5? Let's check: 5 + 2 = 7, so 8", 8),
+        ("Let's check: 5 + 3 = 8", 8), ("Check: 8", 8), ("5\nLet me check. Wait, 8", 8),
+    ],
+)  # fmt: skip
+def test_a_first_number_that_others_follow_is_a_step(text: str, value: float) -> None:
     assert last_number(text) == value
 
 
@@ -581,6 +652,66 @@ def test_bounds_shares_mixed_numbers_and_turns(text: str, value: float) -> None:
     assert last_number(text) == value
 
 
+@pytest.mark.parametrize(
+    ("answer", "reference", "right"),
+    [
+        ("7 dozen", "7", True), ("7 dozen", "84", True), ("7", "7 dozen", True),
+        ("84", "7 dozen", True),
+        ("$4 million", "4", True), ("$4 million", "4000000", True), ("$4.5M", "4.5", True),
+        ("-4 Millionen", "-4", True), ("3亿", "3", True), ("4 million", "4 billion", False),
+        ("7 dozen", "7 thousand", False), ("4 million", "4000", False), ("5%", "5‰", False),
+        ("2 million 500 thousand", "2", False), ("1 out of 4", "1 out of 3", False),
+    ],
+)  # fmt: skip
+def test_a_number_with_a_scale_is_the_one_before_it_too(
+    answer: str, reference: str, right: bool
+) -> None:
+    assert number()(answer, reference) == right
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("9.9 is larger than 9.11.", 9.9), ("9.9 is bigger than 9.11", 9.9),
+        ("9 ist größer als 7", 9),
+        ("9 est plus grand que 7, donc 9", 9), ("12 is more than 9, so 12", 12),
+    ],
+)  # fmt: skip
+def test_the_number_that_is_compared_is_the_answer(text: str, value: float) -> None:
+    assert last_number(text) == value
+
+
+@pytest.mark.parametrize(
+    "cue",
+    ["Result: ", "**Result:** ", "Final result: ", "Solution: ", "Résultat : ",
+     "Resultado: ", "Risultato: ", "Результат: ",
+     "Wynik: ", "Sonuç: ", "结果：", "結果：", "결과: ", "Ans: ", "Ans. ", "## Answer\n\n",
+     "**Final Answer**\n", "Answer\n",
+     "# Antwort\n", "### Réponse\n"],
+)  # fmt: skip
+@pytest.mark.parametrize("behind", ["\n\nThere are 3 boxes with 4.", ". There are 3 boxes with 4."])
+def test_words_of_a_result_announce_it(cue: str, behind: str) -> None:
+    assert last_number(f"{cue}12{behind}") == 12
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("Solution:\nShe has 16 eggs and eats 3. 13 are left.", 13),
+        ("Solution: 16 - 3 = 13. 13 * 2 = 26", 26),
+        ("Solution: She has 16.\nShe sells 9", 9), ("The solution has 3 steps: 12", 12),
+        ("3.14 (to 2 decimal places)", 3.14), ("3.14, rounded to 2 decimal places", 3.14),
+        ("3.142, correct to 3 decimal places.", 3.142), ("120 (rounded to the nearest 10)", 120),
+        ("3,14 (auf 2 Nachkommastellen gerundet)", 3.14), ("2 decimal places", 2),
+        ("12.57 (using π = 3.14)", 12.57), ("12.57 cm², using π ≈ 3.14.", 12.57),
+        ("12.57 (taking π as 3.14)", 12.57),
+        ("Using π = 3.14, we get 12.56", 12.56),
+    ],
+)  # fmt: skip
+def test_what_says_how_exact_a_number_is_or_leads_to_it_is_not_it(text: str, value: float) -> None:
+    assert last_number(text) == value
+
+
 def test_a_share_of_a_count_is_the_count_too() -> None:
     assert [number()("8 out of 10", wanted) for wanted in ("0.8", "8", "10")] == [1.0, 1.0, 0.0]
 
@@ -722,6 +853,14 @@ def test_a_reference_without_a_number_is_refused_before_anything_is_asked() -> N
         "<|im_end|>" * 5_000,
         "5 " + "a" * 40_000 + " because 3",
         "5\n\nQuestion: " * 3_000,
+        "5" + "\n" * 40_000,
+        "5. Check: " * 4_000,
+        "5 = " * 10_000 + "x",
+        "**5** in " * 5_000,
+        "5. 6 " * 8_000,
+        "Result: " * 6_000,
+        "Solution: 5 " * 4_000,
+        "to 2 decimal " * 4_000,
     ],
 )
 def test_long_answers_take_no_long_time(text: str) -> None:
