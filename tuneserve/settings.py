@@ -60,6 +60,8 @@ _Quantization = Literal[
     "IQ4_NL", "IQ4_XS", "MXFP4_MOE", "Q3_K_L", "Q3_K_M", "Q3_K_S", "IQ3_M", "IQ3_S", "IQ3_XS",
     "IQ3_XXS", "Q2_K", "Q2_K_S", "IQ2_M", "IQ2_S", "IQ2_XS", "IQ2_XXS", "F16", "BF16",
 ]  # fmt: skip
+QUANTIZATIONS: tuple[str, ...] = tuple(kind for kind in get_args(_Quantization) if kind != "auto")
+"""What a file's name says that it holds."""
 
 BenchTask = Literal[
     "exact", "contains", "number", "regex", "choice", "labels", "json", "rouge_l", "chrf", "python",

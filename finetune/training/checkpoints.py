@@ -35,7 +35,8 @@ OWN_FILES = (FINGERPRINT, _STRATEGY, _REPLACING, "README.md")
 _NAME = re.compile(r"checkpoint-[0-9]+")
 # What the trainer and `seal` write into a checkpoint.
 _CHECKPOINT_FILES = (
-    *ADAPTER_FILES, "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth", _STATE, _HASHES,
+    *ADAPTER_FILES, "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth",
+    *(f"rng_state_{digits * '[0-9]'}.pth" for digits in (1, 2, 3, 4)), _STATE, _HASHES,
 )  # fmt: skip
 _AFRESH = "Pass --force to start afresh, or choose another run with --run NAME."
 
@@ -71,8 +72,10 @@ def has_checkpoints(directory: Path) -> bool:
 
 def is_checkpoint(path: Path) -> bool:
     """Is this a folder that the trainer wrote, or began: named as it names them, and with nothing
-    in it but a checkpoint's files?"""
-    return _is_named(path) and not foreign_in_checkpoint(path)
+    in it but a checkpoint's files, of which one is the trainer's own?"""
+    if not _is_named(path) or foreign_in_checkpoint(path):
+        return False
+    return not any(path.iterdir()) or any((path / name).exists() for name in _PARTS)
 
 
 def foreign_in_checkpoint(path: Path) -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tuneserve.base.tokenizer_files import TOKENIZER_FILES
 from tuneserve.console import say
 from tuneserve.errors import TuneserveError
 from tuneserve.files import check_replaceable
@@ -14,9 +15,10 @@ from tuneserve.identity import Hashes, base_files, check_unchanged, hashes_of
 from tuneserve.run import RunDirectory
 
 # What a training leaves in its folders, and what earlier releases left there.
+# Names as they are written: a longer one (adapter_model.safetensors.bak) is the user's.
 ADAPTER_FILES = (
-    "adapter_*", "tokenizer*", "chat_template*", "special_tokens_map.json", "added_tokens.json",
-    "vocab.*", "merges.txt", "README.md", "*processor_config.json", "training_args.bin",
+    "adapter_model.safetensors", "adapter_config.json", *TOKENIZER_FILES, "README.md",
+    "processor_config.json", "preprocessor_config.json", "training_args.bin",
 )  # fmt: skip
 DATA_FILES = (
     *(f"{part}.jsonl" for part in ("train", "eval", "test", "replay", "general")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -115,10 +116,14 @@ def test_bases_of_runs_stay_in_the_cache(
 ) -> None:
     cache = tmp_path / "cache"
     monkeypatch.setenv("TUNESERVE_CACHE", str(cache))
-    for name in ("used", "other", ".half", "mine"):
-        (cache / "bases" / name).mkdir(parents=True)
-        (cache / "bases" / name / "config.json").write_text("{}")
-    mine = [cache / "bases" / "mine" / "notes.txt", cache / "mine.txt", cache / "loadable" / "mine",
+    used, other, filled = (
+        cache / "bases" / f"{name}-v2-{16 * '0'}" for name in ("used", "other", "filled")
+    )
+    for base in (used, other, filled, cache / "bases" / ".half", cache / "bases" / "mine"):
+        base.mkdir(parents=True)
+        (base / "config.json").write_text("{}")
+    mine = [filled / "tokenizer.json.bak", cache / "bases" / "mine" / "config.json",
+            cache / "mine.txt", cache / "loadable" / "mine",
             cache / "data" / "mine.csv", cache / "data" / "hub" / "mine.csv"]  # fmt: skip
     made = [cache / "loadable" / ("0a" * 16), cache / "data" / "hub" / "a--b--default--x.parquet"]
     for path in (*mine, *made):
@@ -126,17 +131,59 @@ def test_bases_of_runs_stay_in_the_cache(
         path.touch()
     run = RunDirectory.named("first")
     record = json.loads(run.record_path.read_text())
-    record["stages"]["train"]["result"]["base"]["path"] = str(cache / "bases" / "used")
+    record["stages"]["train"]["result"]["base"]["path"] = str(used)
     write_json(run.record_path, record)
     parts = cache_parts([run])
-    assert [Path(part.path).name for part in parts] == ["loadable", "hub", "other"]
+    assert [Path(part.path).name for part in parts] == ["loadable", "hub", other.name]
     assert kept_bases() == mine[:1]
     remove_cached(parts)
-    assert not (cache / "bases" / "other").exists()
-    assert (cache / "bases" / "used" / "config.json").is_file()
-    assert (cache / "bases" / "mine" / "config.json").is_file()
+    assert not other.exists()
+    assert (used / "config.json").is_file()
+    assert (filled / "config.json").is_file()
     assert all(path.is_file() for path in mine)
     assert not any(path.exists() for path in made)
+
+
+@pytest.mark.parametrize("why", ["cut", "newer", "set aside", "a path that is none", "at work"])
+def test_while_a_run_does_not_tell_its_base_all_stay(
+    why: str, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("TUNESERVE_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache" / "bases" / f"one-v2-{16 * 'a'}").mkdir(parents=True)
+    run, other = RunDirectory.named("first"), RunDirectory.named("second")
+    assert len(cache_parts([run, other])) == 1
+    record = json.loads(run.record_path.read_text())
+    with contextlib.ExitStack() as stack:
+        if why == "cut":
+            run.record_path.write_text(run.record_path.read_text()[:-9])
+        elif why == "newer":
+            write_json(run.record_path, {**record, "schema": 99})
+        elif why == "set aside":
+            run.record_path.rename(run.root / "run.json.damaged-1")
+        elif why == "at work":
+            stack.enter_context(run.alone())
+        else:
+            record["stages"]["train"]["result"]["base"]["path"] = "x\0"
+            write_json(run.record_path, record)
+        assert cache_parts([run, other]) == []
+    assert "imported bases stay: it is not known which of them run first" in capsys.readouterr().err
+
+
+def test_files_that_are_only_named_like_ours_stay(runs: Path) -> None:
+    run = RunDirectory.named("first")
+    names = (
+        "run.json.bak", "run.json~", "gguf/first-mine.gguf", "gguf/base-x.gguf",
+        "adapter/adapter_model.safetensors.bak", "merged/tokenizer_mine.txt", "logs/train-mine.log",
+        "bench-journal-mine.jsonl", "tensorboard/events.mine",
+        "checkpoints/checkpoint-77/README.md",
+    )  # fmt: skip
+    for name in names:
+        (run.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (run.root / name).write_text("mine")
+    remove_run(run)
+    left = {path.relative_to(run.root).as_posix() for path in run.root.rglob("*") if path.is_file()}
+    assert left == set(names)
 
 
 def test_the_commands_ask_before_and_do_what_they_say(runs: Path, tuneserve: Runner) -> None:
@@ -194,11 +241,13 @@ def test_checkpoints_with_somebodys_files_stay(name: str, runs: Path, tuneserve:
     mine = runs / "first" / "checkpoints" / name
     mine.mkdir(exist_ok=True)
     (mine / "optimizer.pt").touch()
-    kept = mine / ("notes.txt" if name != "checkpoint-3-good" else "trainer_state.json")
+    kept = mine / (
+        "adapter_model.safetensors.bak" if name != "checkpoint-3-good" else "trainer_state.json"
+    )
     kept.write_text("mine")
     listed = tuneserve("clean", "first", "--dry-run", cwd=runs.parent)
-    assert (f"tuneserve did not make it: runs/first/checkpoints/{name}/notes.txt" in listed.stderr
-            ) == (kept.name == "notes.txt")  # fmt: skip
+    assert (f"tuneserve did not make it: runs/first/checkpoints/{name}/adapter_m" in listed.stderr
+            ) == kept.name.endswith(".bak")  # fmt: skip
     done = tuneserve("clean", "--yes", cwd=runs.parent)
     assert done.returncode == 0, done.stderr
     assert [path.name for path in mine.parent.glob("checkpoint-*")] == [name]

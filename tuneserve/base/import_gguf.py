@@ -8,6 +8,7 @@ from pathlib import Path
 from tuneserve.base.config import checkpoint_config, generation_config
 from tuneserve.base.proof import check_imported
 from tuneserve.base.tokenizer import write_tokenizer
+from tuneserve.base.tokenizer_files import TOKENIZER_FILES
 from tuneserve.base.weights import checkpoint_dtype, write_weights
 from tuneserve.chat.template import ChatTemplate
 from tuneserve.console import bytes_per_second, progress
@@ -67,10 +68,11 @@ def _check_template(gguf: GGUFFile) -> None:
             ) from error
 
 
+_NUMBER = 5 * "[0-9]"
+# Names as they are written: a longer one (tokenizer.json.bak) is the user's.
 CHECKPOINT_FILES = (
-    "config.json", "generation_config.json", "*.safetensors", "model.safetensors.index.json",
-    "tokenizer*", "special_tokens_map.json", "chat_template*", "vocab.json", "merges.txt",
-    "added_tokens.json",
+    "config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json",
+    f"model-{_NUMBER}-of-{_NUMBER}.safetensors", *TOKENIZER_FILES,
 )  # fmt: skip
 
 

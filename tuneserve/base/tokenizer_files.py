@@ -19,6 +19,12 @@ from tuneserve.model_files import (
     shown,
 )
 
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
+    "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja",
+    "chat_template.json",
+)  # fmt: skip
+"""What libraries write of a tokenizer, by release and kind."""
 MOST_BYTES = 256 << 20
 """Of a file; the largest in use have 33 MB."""
 MOST_GROWTH = 32

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tuneserve.base.import_gguf import CHECKPOINT_FILES
+from tuneserve.base.resolve import IMPORTED
+from tuneserve.console import say
 from tuneserve.errors import TuneserveError
 from tuneserve.files import cache_directory, clear_leftovers, is_made, remove
 from tuneserve.finetune.training.result import TrainOutput
 from tuneserve.locks import HeldError, locked
-from tuneserve.overview.run_files import Removable, size_of
+from tuneserve.overview.run_files import Removable, holder_of, size_of
 from tuneserve.run import RunDirectory
 from tuneserve.sentiment import ARCHIVE
 
@@ -30,7 +32,6 @@ def cache_parts(runs: Sequence[RunDirectory]) -> list[Removable]:
     """The parts of the cache; bases that a run was trained on, that hold somebody's files, or that
     are being imported, are left out."""
     cache = cache_directory()
-    used = {path.resolve() for path in map(_base_of, runs) if path is not None}
     found = [
         Removable(path=str(cache / name), what=what, size_bytes=sum(map(size_of, made)), lost=lost)
         for name, (what, lost, _) in _FOLDERS.items()
@@ -41,8 +42,8 @@ def cache_parts(runs: Sequence[RunDirectory]) -> list[Removable]:
             path=str(base), what="a base imported from a GGUF", size_bytes=size_of(base),
             lost="it is imported again",
         )
-        for base in _bases()
-        if base.resolve() not in used and not _foreign_in(base)
+        for base in _spare_bases(runs)
+        if not _foreign_in(base)
     ]  # fmt: skip
     return found
 
@@ -50,6 +51,21 @@ def cache_parts(runs: Sequence[RunDirectory]) -> list[Removable]:
 def kept_bases() -> list[Path]:
     """What lies in imported bases and was not made by an import: these bases stay."""
     return [inner for base in _bases() for inner in _foreign_in(base)]
+
+
+def _spare_bases(runs: Sequence[RunDirectory]) -> list[Path]:
+    """The bases that no run was trained on. None of them while that is not known of some run: it
+    can't be read, or a process is at work on it."""
+    used = set()
+    for run in runs:
+        try:
+            base = _base_of(run)
+            used.add(None if base is None else base.resolve())
+        except (TuneserveError, OSError, ValueError, RuntimeError) as error:
+            why = error.message if isinstance(error, TuneserveError) else str(error)
+            say(f"imported bases stay: it is not known which of them run {run.name} needs ({why})")
+            return []
+    return [base for base in _bases() if base.resolve() not in used]
 
 
 def remove_cached(parts: Sequence[Removable]) -> int:
@@ -75,13 +91,15 @@ def remove_cached(parts: Sequence[Removable]) -> int:
 def _made(name: str) -> list[Path]:
     """What was made in a folder of the cache."""
     folder, patterns = cache_directory() / name, _FOLDERS[name][2]
-    inside = sorted(folder.iterdir()) if folder.is_dir() else []
+    is_own = folder.is_dir() and not folder.is_symlink()
+    inside = sorted(folder.iterdir()) if is_own else []
     return [path for path in inside if is_made(path, patterns)]
 
 
 def _bases() -> list[Path]:
+    """Folders that have names of imports; others there are somebody's."""
     folders = sorted((cache_directory() / "bases").glob("*/"))
-    return [path for path in folders if path.name[0] != "."]
+    return [path for path in folders if IMPORTED.fullmatch(path.name) and not path.is_symlink()]
 
 
 def _foreign_in(base: Path) -> list[Path]:
@@ -89,9 +107,11 @@ def _foreign_in(base: Path) -> list[Path]:
 
 
 def _base_of(run: RunDirectory) -> Path | None:
-    """The checkpoint that a run was trained on, where its record tells."""
-    try:
-        trained = run.finished("train", TrainOutput)
-    except TuneserveError:
-        return None
+    """The checkpoint that a run was trained on, if it was. Raises TuneserveError where its record
+    does not tell."""
+    if not run.record_path.exists() and any(run.root.glob(f"{run.record_path.name}.*")):
+        raise TuneserveError("its record was damaged and set aside")
+    if (process := holder_of(run)) is not None:
+        raise TuneserveError(f"{process} is at work on it")
+    trained = run.finished("train", TrainOutput)
     return Path(trained.base.path) if trained is not None else None

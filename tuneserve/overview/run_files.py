@@ -21,12 +21,15 @@ from tuneserve.finetune.training.progress_file import FILE as PROGRESS_FILE
 from tuneserve.finetune.training.trained_files import ADAPTER_FILES, DATA_FILES
 from tuneserve.locks import holder
 from tuneserve.records import Record
-from tuneserve.run import RunDirectory, RunRecord
+from tuneserve.run import STAGES, RunDirectory, RunRecord
+from tuneserve.settings import QUANTIZATIONS
 from tuneserve.tracking.stage import FILE as TRACKING
 
 _AT_THE_TOP = (
-    ".lock", "run.json*", "curves.html", PROGRESS_FILE, TRACKING, "bench-journal*.jsonl",
+    ".lock", "run.json", *(f"run.json.damaged-{digits * '[0-9]'}" for digits in (1, 2, 3)),
+    "curves.html", PROGRESS_FILE, TRACKING, "bench-journal.jsonl", "bench-journal-before.jsonl",
 )  # fmt: skip
+_LOGS = tuple(f"{stage}.log" for stage in STAGES)
 
 
 class Removable(Record):
@@ -178,17 +181,18 @@ def _folders(run: RunDirectory) -> Mapping[str, Sequence[str]]:
     names = {run.name}
     with contextlib.suppress(TuneserveError):
         names.add(run.read().name or run.name)
-    ggufs = [f"{name}{rest}" for name in names for rest in ("-*.gguf", ".imatrix.gguf")]
+    ggufs = [f"{name}-{kind}.gguf" for name in (*names, "base") for kind in QUANTIZATIONS]
+    ggufs += [f"{name}.imatrix.gguf" for name in names]
     return {
         "data": DATA_FILES,
         "checkpoints": OWN_FILES,
         "adapter": ADAPTER_FILES,
-        "gguf": (*ggufs, "base-*.gguf", "README.md", "SHA256SUMS", "Modelfile"),
+        "gguf": (*ggufs, "README.md", "SHA256SUMS", "Modelfile"),
         "bench": REPORT_FILES,
         "bench-ladder": ("*.gguf",),
         "merged": (*CHECKPOINT_FILES, "README.md"),
-        "tensorboard": ("events.*",),
-        "logs": ("*.log",),
+        "tensorboard": ("events.out.tfevents.*",),
+        "logs": _LOGS,
     }
 
 
