@@ -33,8 +33,8 @@ def kind_of(path: Path) -> str:
 def open_data(path: Path) -> BinaryIO:
     """The unpacked content of a file, to be read once.
 
-    Raises OSError if the system doesn't give it, UsageError for a pipe or a device, a zip file, a Git LFS pointer,
-    and while it is read for one that can't be unpacked.
+    Raises OSError if the system doesn't give it, UsageError for a pipe or a device, a zip file or a
+    Git LFS pointer, and while it is read for one that can't be unpacked.
     """
     check_regular(path)
     raw = path.open("rb")
