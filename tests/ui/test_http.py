@@ -268,12 +268,12 @@ def test_a_recipe_or_data_that_is_no_file_of_its_size_is_refused(
             place.mkdir()
     refused = ui.send("api/recipe/train", {"recipe": str(place)})
     reason = {
-        "long": "is too large (1.0 TiB)", "deep": "nested too deep", "folder": "can't be read",
+        "long": "is too large (1024.0 GiB)", "deep": "nested too deep", "folder": "can't be read",
         "zero": "is no name of a file",
     }.get(kind, "is no file but a device, a pipe or a stream")  # fmt: skip
     assert refused.status_code == 400
     assert reason in refused.json()["error"]["message"]
     if kind in ("pipe", "device", "zero"):
         refused = ui.send("api/preview", {"settings": {"data": {"file": str(place)}}})
-        assert refused.status_code == 400
+        assert refused.status_code == 409
         assert "no file but" in refused.text or "no such data file" in refused.text
