@@ -21,7 +21,7 @@ from tuneserve.base.loaded import all_weights_read
 from tuneserve.chat.examples import Example
 from tuneserve.chat.thinking import opens_thoughts, split_thoughts
 from tuneserve.errors import UsageError
-from tuneserve.files import read_text
+from tuneserve.files import LARGEST_TEXT, read_text
 from tuneserve.finetune.runtime.libraries import quiet
 from tuneserve.finetune.tokens.encoder import Encoder
 from tuneserve.settings import ModelSettings
@@ -61,7 +61,7 @@ def read_replay_prompts(path: Path) -> list[ReplayPrompt]:
 
     Raises UsageError if it can't be read or holds none.
     """
-    lines = read_text(path, "file of questions").splitlines()
+    lines = read_text(path, "file of questions", most=LARGEST_TEXT).splitlines()
     group, found = "general", []
     for line in map(str.strip, lines):
         if line.startswith("#"):

@@ -19,6 +19,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from tuneserve.console import human_bytes
 from tuneserve.durable import exchange, make_folder, sync_folder, sync_tree
 from tuneserve.errors import TuneserveError, UsageError
 
@@ -290,13 +291,42 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def read_text(path: Path, what: str = "file", *, newline: str | None = None) -> str:
+LARGEST_TEXT = 256 << 20
+"""Bytes of a list of texts that is read whole."""
+
+
+def check_regular(path: Path, *, error: type[TuneserveError] = UsageError, hint: str = "") -> None:
+    """Raise the `error` with its `hint` for what is there and is no file, as a pipe or a device of
+    which reading may have no end, and for what can be no path."""
+    try:
+        if not is_special(path):
+            return
+    except ValueError:  # a character that no name of a file has
+        raise error(f"is no name of a file: {str(path)!a}", where="path", hint=hint) from None
+    raise error("is no file but a device, a pipe or a stream", where=str(path), hint=hint)
+
+
+def check_size(
+    path: Path, most: int, *, error: type[TuneserveError] = UsageError, hint: str = ""
+) -> None:
+    """Raise the `error` with its `hint` for a file of more than `most` bytes. Raises OSError."""
+    if (size := path.stat().st_size) > most:
+        raise error(f"is too large ({human_bytes(size)})", where=str(path), hint=hint)
+
+
+def read_text(
+    path: Path, what: str = "file", *, newline: str | None = None, most: int | None = None
+) -> str:
     """A text in UTF-8, with or without a byte order mark. `what` it is stands in the error. With
-    `newline` '' the ends of lines stay as they are, else all become line feeds.
+    `newline` '' the ends of lines stay as they are, else all become line feeds. With `most` it must
+    be a file, of so many bytes at most, and no pipe or device.
 
     Raises UsageError if there is none, or it can't be read.
     """
     try:
+        if most is not None:
+            check_regular(path)
+            check_size(path, most, hint=f"At most {human_bytes(most)} are read.")
         with path.open(encoding="utf-8-sig", newline=newline) as file:
             return file.read()
     except FileNotFoundError:

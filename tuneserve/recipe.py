@@ -16,6 +16,9 @@ from tuneserve.errors import UsageError
 from tuneserve.files import read_text
 from tuneserve.settings import Recipe
 
+LARGEST_RECIPE = 1 << 20
+"""Bytes."""
+
 
 def shipped_recipes() -> dict[str, Path]:
     """The recipes that are installed with the package, by name."""
@@ -29,9 +32,11 @@ def load_recipe(path: Path) -> dict[str, dict[str, Any]]:
     Raises UsageError naming file and line for bad TOML, unknown keys (with the nearest known
     one) and values out of bounds; all of them at once.
     """
-    text = read_text(path, "recipe")
+    text = read_text(path, "recipe", most=LARGEST_RECIPE)
     try:
         tables = tomllib.loads(text)
+    except RecursionError:
+        raise UsageError("not valid TOML: nested too deep", where=str(path)) from None
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"not valid TOML: {error}", where=str(path)) from error
     validate(tables, where=str(path), text=text)

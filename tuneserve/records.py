@@ -9,9 +9,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from tuneserve.console import human_bytes
 from tuneserve.errors import TuneserveError, UsageError
-from tuneserve.files import is_special
+from tuneserve.files import check_regular, check_size
 
 Number = int | float
 _MOST_OF_A_RECORD, _MOST_OF_ANSWERS = 256 << 20, 4 << 30  # bytes, which are read into memory
@@ -72,12 +71,8 @@ def _content(path: Path, hint: str, most: int) -> bytes:
     reading may have no end, and for one of more than `most` bytes, larger than any that tuneserve
     writes; FileNotFoundError."""
     try:
-        if is_special(path):
-            raise TuneserveError(
-                "is no file but a device, a pipe or a stream", where=str(path), hint="Remove it."
-            )
-        if (size := path.stat().st_size) > most:
-            raise TuneserveError(f"is too large ({human_bytes(size)})", where=str(path), hint=hint)
+        check_regular(path, error=TuneserveError, hint="Remove it.")
+        check_size(path, most, error=TuneserveError, hint=hint)
         return path.read_bytes()
     except FileNotFoundError:
         raise

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from tuneserve.errors import UsageError
+from tuneserve.files import check_regular
 
 PACKED_ENDINGS = (".gz", ".zst", ".bz2", ".xz")
 # Text is packed to a tenth or so. What grows by more than this and past this size is a trap.
@@ -32,9 +33,10 @@ def kind_of(path: Path) -> str:
 def open_data(path: Path) -> BinaryIO:
     """The unpacked content of a file, to be read once.
 
-    Raises OSError if the system doesn't give it, UsageError for a zip file or a Git LFS pointer,
-    and while it is read for one that can't be unpacked.
+    Raises OSError if the system doesn't give it, UsageError for a pipe or a device, a zip file or a
+    Git LFS pointer, and while it is read for one that can't be unpacked.
     """
+    check_regular(path)
     raw = path.open("rb")
     start = raw.read(len(_LFS_POINTER))
     raw.close()

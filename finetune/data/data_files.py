@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tuneserve.errors import UsageError
+from tuneserve.files import check_regular
 from tuneserve.finetune.data.containers import PACKED_ENDINGS, kind_of
 from tuneserve.finetune.data.dataset_info import DATASET_INFO, Layout, read_dataset_info
 from tuneserve.finetune.data.keys import side_of_name
@@ -63,9 +64,15 @@ class Found:
 def find_data(path: Path) -> Found:
     """The files of a data path, in the order of their names.
 
-    Raises UsageError if there are none, or a file is of no kind that is read here.
+    Raises UsageError if there are none, or one is of no kind that is read here, or no file.
     """
-    path = _with_home(path)
+    found = _found(_with_home(path))
+    for file in found.files:
+        check_regular(file.path)
+    return found
+
+
+def _found(path: Path) -> Found:
     if path.is_dir():
         return _chosen(path, sorted(_walked(path)), f"no data file in it ({_known()})")
     if path.exists():

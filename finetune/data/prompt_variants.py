@@ -13,7 +13,7 @@ from pathlib import Path
 from tuneserve.chat.examples import Example
 from tuneserve.chat.template import Message
 from tuneserve.errors import UsageError
-from tuneserve.files import read_text
+from tuneserve.files import LARGEST_TEXT, read_text
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class PromptVariants:
 
 def read_prompt_variants(path: Path) -> PromptVariants:
     """The wordings of a file. Raises UsageError if it can't be read or gives nothing to choose."""
-    lines = read_text(path, "file of wordings").splitlines()
+    lines = read_text(path, "file of wordings", most=LARGEST_TEXT).splitlines()
     instructions: dict[int, tuple[str, ...]] = {}
     first = 0
     for number, line in enumerate(map(str.strip, lines), start=1):

@@ -173,7 +173,13 @@ def _add_batches(app: FastAPI, service: Service) -> BatchRunner | None:
     files = FileStore(settings.batch_dir, most_bytes=int(settings.batch_storage * (1 << 30)))
     store = BatchStore(files)
     service.metrics.watch(store)
-    runner = BatchRunner(store, app, places=settings.slots, longest=settings.max_body)
+    runner = BatchRunner(
+        store,
+        app,
+        places=settings.slots,
+        longest=settings.max_body,
+        limits=app.state.json_limits,
+    )
 
     def served() -> set[str]:
         return set(app.openapi()["paths"])

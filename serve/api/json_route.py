@@ -12,7 +12,7 @@ from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope
 
 from tuneserve.serve.api.errors import ApiError
-from tuneserve.serve.api.strict_json import JsonLimits, read_json
+from tuneserve.serve.api.strict_json import JsonLimits, json_texts_within, read_json
 
 LONG_BODY = 32 << 10
 """Bytes. To read and check as many lists and objects as these may hold takes some hundredths of a
@@ -32,11 +32,10 @@ class JsonRequest(Request):
         self.invalid: RequestValidationError | None = None
 
     async def json(self) -> Any:
-        """What the route takes, or the JSON of a short body. Raises ApiError (400), HTTPException
-        where it is `invalid`."""
+        """What the route takes. Raises ApiError (400), HTTPException where it is `invalid`."""
         body = await self.body()
         if len(body) <= LONG_BODY:
-            return self._read(body)
+            return self._read_and_validate(body)
         return await self.app.state.apart(len(body), partial(self._read_and_validate, body))
 
     def _read(self, body: bytes) -> Any:
@@ -51,9 +50,10 @@ class JsonRequest(Request):
 
     def _read_and_validate(self, body: bytes) -> Any:
         content = self._read(body)
-        if self._validate is None:
+        if self._validate is None or content is None:
             return content
-        value, problems = self._validate(content)
+        with json_texts_within(self.app.state.json_limits):
+            value, problems = self._validate(content)
         if problems:
             self.invalid = RequestValidationError(problems, body=content)
             # FastAPI makes something else of all others that are raised while it reads a body.

@@ -16,6 +16,7 @@ from pydantic import (
 from tuneserve.chat.template import normal_message
 from tuneserve.serve.api import no_effect
 from tuneserve.serve.api.request_model import RequestModel
+from tuneserve.serve.api.strict_json import check_json_text
 
 _TEXT_KEYS = {
     "text": "text",
@@ -25,6 +26,8 @@ _TEXT_KEYS = {
     "thinking": "thinking",
 }
 """Kinds of content parts, of several APIs, with the key under which their text stands."""
+LONGEST_ARGUMENTS = 4 << 20
+"""Characters of a call's arguments: more than the tokens of the longest answer come to."""
 _AROUND = 16
 """Characters that a chat template writes around a message, about."""
 
@@ -59,7 +62,17 @@ class CalledFunction(RequestModel):
     @field_validator("arguments", mode="before")
     @classmethod
     def _as_json_object(cls, arguments: Any) -> Any:
-        return whole_arguments(arguments)
+        return given_arguments(arguments)
+
+
+def given_arguments(arguments: Any) -> Any:
+    """The `whole_arguments` of a call that a client sends back. Raises ValueError, also for more
+    JSON than a request may hold."""
+    if isinstance(arguments, str):
+        if len(arguments) > LONGEST_ARGUMENTS:
+            raise ValueError(f"It has more than {LONGEST_ARGUMENTS} characters.")
+        check_json_text(arguments)
+    return whole_arguments(arguments)
 
 
 def whole_arguments(arguments: Any) -> Any:

@@ -42,6 +42,7 @@ from tuneserve.serve.api.request_model import (
     TokenId,
     TokenIds,
 )
+from tuneserve.serve.api.strict_json import check_json_text
 from tuneserve.serve.chat.structured import LONGEST_SCHEMAS
 from tuneserve.serve.engine import SamplingParams
 
@@ -276,6 +277,10 @@ def _schema_given(schema: dict[str, Any] | str, field: str) -> dict[str, Any]:
     if isinstance(schema, str):
         if len(schema) > LONGEST_SCHEMAS:  # before it is read
             raise ValueError(f"{field} has more than {LONGEST_SCHEMAS} characters")
+        try:
+            check_json_text(schema)
+        except ValueError as error:
+            raise ValueError(f"{field}: {error}") from None
         try:
             schema = json.loads(schema)
         except (ValueError, RecursionError):

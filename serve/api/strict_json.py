@@ -7,6 +7,9 @@ import codecs
 import json
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from math import isinf
 from typing import Any, NoReturn
@@ -26,6 +29,18 @@ NAMED = 4
 """What reading a value with a name costs, in values of a list."""
 
 
+FEW = 4
+"""Brackets of a text that are not looked at one by one, and as many times 25 other marks."""
+
+
+@dataclass(frozen=True)
+class Amount:
+    """How many lists and objects, and values in all."""
+
+    containers: int = 0
+    values: int = 0
+
+
 @dataclass(frozen=True)
 class JsonLimits:
     """What the structure of a text may come to: levels of lists and objects in each other, lists
@@ -39,22 +54,74 @@ class JsonLimits:
     def check(self, data: bytes) -> None:
         """Raises ValueError, as a sentence, for JSON beyond the limits. It is looked at before it
         is read."""
-        opened = data.count(b"[") + data.count(b"{")
-        most = opened + data.count(b",") + (NAMED - 1) * data.count(b":")
-        if opened <= min(self.depth, self.containers) and most <= self.values:
-            return
+        most = _at_most(data)
+        if most.containers > min(self.depth, self.containers) or most.values > self.values:
+            self._counted(data, Amount())
+
+    def add(self, data: bytes, before: Amount) -> Amount:
+        """What the JSON `before` it and this come to; the limits are those of both together. Raises
+        ValueError as `check` does. One of few marks counts for as many as it may have."""
+        most = _at_most(data)
+        if most.containers > min(FEW, self.depth) or most.values > 25 * FEW:
+            return self._counted(data, before)
+        return self._within(most, before)
+
+    def _counted(self, data: bytes, before: Amount) -> Amount:
         marks = _marks(data)
         opening = (marks == ord("[")) | (marks == ord("{"))
         containers = int(np.count_nonzero(opening))
-        if containers > self.containers:
-            raise ValueError(f"It has more than {self.containers} lists and objects.")
         commas, colons = (int(np.count_nonzero(marks == ord(mark))) for mark in ",:")
-        if containers + commas + (NAMED - 1) * colons > self.values:
-            raise ValueError(f"It has more than {self.values} values.")
+        values = containers + commas + (NAMED - 1) * colons
+        total = self._within(Amount(containers, values), before)
         closing = (marks == ord("]")) | (marks == ord("}"))
         levels = np.cumsum(opening.astype(np.int32) - closing.astype(np.int32), dtype=np.int32)
         if levels.size and int(levels.max()) > self.depth:
             raise ValueError(f"It is nested more than {self.depth} levels deep.")
+        return total
+
+    def _within(self, more: Amount, before: Amount) -> Amount:
+        total = Amount(before.containers + more.containers, before.values + more.values)
+        it = "With the JSON texts before it, it" if before.containers else "It"
+        if total.containers > self.containers:
+            raise ValueError(f"{it} has more than {self.containers} lists and objects.")
+        if total.values > self.values:
+            raise ValueError(f"{it} has more than {self.values} values.")
+        return total
+
+
+def _at_most(data: bytes) -> Amount:
+    """What JSON comes to if all its marks stand outside of texts."""
+    opened = data.count(b"[") + data.count(b"{")
+    return Amount(opened, opened + data.count(b",") + (NAMED - 1) * data.count(b":"))
+
+
+class _Texts:
+    """The texts of one request that hold JSON, so far."""
+
+    def __init__(self, limits: JsonLimits) -> None:
+        self.limits = limits
+        self.amount = Amount()
+
+
+_TEXTS: ContextVar[_Texts | None] = ContextVar("json_texts", default=None)
+
+
+@contextmanager
+def json_texts_within(limits: JsonLimits) -> Iterator[None]:
+    """In the block, which reads one request, the texts given to `check_json_text` keep the limits
+    together."""
+    token = _TEXTS.set(_Texts(limits))
+    try:
+        yield
+    finally:
+        _TEXTS.reset(token)
+
+
+def check_json_text(text: str) -> None:
+    """Look at a text of a request before it is read as JSON. Raises ValueError, as a sentence, if
+    it goes beyond what is left of the limits. There are none outside of `json_texts_within`."""
+    if texts := _TEXTS.get():
+        texts.amount = texts.limits.add(text.encode("utf-8", "surrogatepass"), texts.amount)
 
 
 def _marks(data: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:

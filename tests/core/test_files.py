@@ -381,3 +381,25 @@ def test_what_a_killed_process_left_is_no_foreign_file(tmp_path: Path) -> None:
     (folder / "train.jsonl").touch()
     check_replaceable(folder, ("*.jsonl",), what="training")
     assert [path.name for path in folder.iterdir()] == ["train.jsonl"]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "stream", "nul", "long"])
+def test_a_text_with_a_bound_is_a_file(kind: str, tmp_path: Path) -> None:
+    place = tmp_path / "x"
+    match kind:
+        case "pipe":
+            os.mkfifo(place)
+        case "device":
+            place.symlink_to("/dev/zero")
+        case "stream":
+            place = Path("/dev/stdin")
+        case "nul":
+            place = tmp_path / "x\0"
+        case "long":
+            place.write_text("x" * 11)
+    with pytest.raises(UsageError, match=r"no file but|no name of a file|too large"):
+        read_text(place, most=10)
+    (tmp_path / "good").write_text("x" * 10)
+    assert read_text(tmp_path / "good", most=10) == "x" * 10
+    with pytest.raises(UsageError, match="no such text"):
+        read_text(tmp_path / "none", "text", most=10)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.support import ROOT
 from tuneserve.errors import UsageError
-from tuneserve.recipe import load_recipe, validate
+from tuneserve.recipe import LARGEST_RECIPE, load_recipe, validate
 from tuneserve.settings import Recipe
 
 
@@ -136,3 +137,21 @@ def test_settings_are_finite(tmp_path: Path, number: str) -> None:
     for key in ("checkpoint_minutes", "max_general_rise", "learning_rate"):
         with pytest.raises(UsageError, match=rf"train\.{key}"):
             load_recipe(write(tmp_path, f"[train]\n{key} = {number}\n"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [("pipe", "no file but a device"), ("device", "no file but a device"),
+     ("long", "too large"), ("deep", "nested too deep")],
+)  # fmt: skip
+def test_a_recipe_is_a_file_of_bounded_size(kind: str, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.write_text("#" * (LARGEST_RECIPE + 1) if kind == "long" else "a = " + "[" * 50_000)
+    with pytest.raises(UsageError, match=reason) as caught:
+        load_recipe(path)
+    assert caught.value.exit_code == 2

@@ -245,3 +245,35 @@ def test_a_log_is_not_written_through_a_link(ui: RunningUI) -> None:
 def test_a_large_body_is_refused(ui: RunningUI) -> None:
     answer = ui.send("api/runs/first/start", {"stage": "x" * (1 << 20)})
     assert answer.status_code == 413
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "zero", "long", "deep", "folder"])
+def test_a_recipe_or_data_that_is_no_file_of_its_size_is_refused(
+    ui: RunningUI, kind: str, tmp_path: Path
+) -> None:
+    place = tmp_path / "x.jsonl"
+    match kind:
+        case "pipe":
+            os.mkfifo(place)
+        case "device":
+            place.symlink_to("/dev/zero")
+        case "zero":
+            place = tmp_path / "x\0.jsonl"
+        case "long":
+            with place.open("wb") as file:
+                file.truncate(1 << 40)
+        case "deep":
+            place.write_text("a = " + "[" * 50_000)
+        case "folder":
+            place.mkdir()
+    refused = ui.send("api/recipe/train", {"recipe": str(place)})
+    reason = {
+        "long": "is too large (1024.0 GiB)", "deep": "nested too deep", "folder": "can't be read",
+        "zero": "is no name of a file",
+    }.get(kind, "is no file but a device, a pipe or a stream")  # fmt: skip
+    assert refused.status_code == 400
+    assert reason in refused.json()["error"]["message"]
+    if kind in ("pipe", "device", "zero"):
+        refused = ui.send("api/preview", {"settings": {"data": {"file": str(place)}}})
+        assert refused.status_code == 409
+        assert "no file but" in refused.text or "no such data file" in refused.text

@@ -13,6 +13,8 @@ from tuneserve.files import read_text
 
 _FOLDER = Path(__file__).parent / "templates"
 NAMES = ("chatml", "alpaca", "instruction")
+LARGEST_TEMPLATE = 4 << 20
+"""Bytes."""
 # Special tokens that a template writes; the others end an answer with the base's own end token.
 _NEEDED = {"chatml": ("<|im_start|>", "<|im_end|>")}
 
@@ -25,7 +27,8 @@ def chosen_template(setting: Path, vocabulary: Container[str]) -> str:
     """
     name = str(setting)
     if setting.exists() or name not in NAMES:
-        return read_text(setting, f"chat template (those that come along: {', '.join(NAMES)})")
+        what = f"chat template (those that come along: {', '.join(NAMES)})"
+        return read_text(setting, what, most=LARGEST_TEMPLATE)
     lacking = [token for token in _NEEDED.get(name, ()) if token not in vocabulary]
     if lacking:
         raise UsageError(

@@ -18,7 +18,6 @@ from tuneserve.options import given_options, settings_options
 from tuneserve.recipe import load_recipe, validate
 from tuneserve.settings import Recipe
 
-_LONGEST_RECIPE = 1 << 20  # bytes
 _HEADING = """Recipe of tuneserve; every setting: docs/settings.md.
 Editors: tuneserve init --json-schema > recipe.schema.json, then begin this file with
 '#:schema ./recipe.schema.json'."""
@@ -101,7 +100,7 @@ def _require_recipe(output: Path) -> None:
         return
     size = output.stat().st_size
     try:
-        reason = "" if size <= _LONGEST_RECIPE and (load_recipe(output) or not size) else "no table"
+        reason = "" if load_recipe(output) or not size else "no table"
     except UsageError as error:
         reason = error.message
     if reason:

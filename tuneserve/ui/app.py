@@ -220,7 +220,8 @@ class _Page:
         given = await _body(request)
         name = str(given.get("recipe", ""))
         path = shipped_recipes().get(name, Path(name))
-        return _json({"values": forms.values_of_recipe(request.path_params["stage"], path)})
+        stage = request.path_params["stage"]
+        return _json({"values": await run_in_threadpool(forms.values_of_recipe, stage, path)})
 
     async def preview(self, request: Request) -> Response:
         given = await _body(request)

@@ -14,7 +14,6 @@ from pydantic.fields import FieldInfo
 
 from tuneserve.changes import with_defaults
 from tuneserve.errors import UsageError
-from tuneserve.files import read_text
 from tuneserve.foreign import REACHING_OUT
 from tuneserve.options import BENCH_FIELDS, PREFLIGHT_SETTINGS, bounds, option_names
 from tuneserve.outputs import check_output, write_output
@@ -178,7 +177,7 @@ def write_recipe(stage: str, run: RunDirectory, given: Tables) -> Path:
     """
     path = recipe_path(run)
     check_output(path, BEGIN)
-    tables = load_recipe(path) if path.is_file() and read_text(path) else {}
+    tables = load_recipe(path) if path.is_file() and path.stat().st_size else {}
     ours = _form(stage).names()
     kept = {
         section: {name: v for name, v in values.items() if (section, name) not in ours}

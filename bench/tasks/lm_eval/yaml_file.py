@@ -95,7 +95,7 @@ def _parsed(path: Path) -> tuple[dict[str, Any], dict[Keys, str]]:
     """The file's values, and their places."""
     import yaml
 
-    text = read_text(path, "task")
+    text = read_text(path, "task", most=4 * MOST_CHARACTERS)  # bytes
     if len(text) > MOST_CHARACTERS:
         raise UsageError(f"is longer than {MOST_CHARACTERS:,} characters", where=str(path))
     try:

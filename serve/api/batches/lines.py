@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from tuneserve.serve.api.batches.types import BatchLine, BatchProblem
-from tuneserve.serve.api.strict_json import is_blank, read_json
+from tuneserve.serve.api.strict_json import NAMED, JsonLimits, is_blank, read_json
 
 MOST_LINES = 50_000
 SHOWN_PROBLEMS = 100
@@ -25,10 +25,16 @@ class Place:
 
 
 def read_places(
-    path: Path, endpoint: str, *, longest: int
+    path: Path, endpoint: str, *, longest: int, limits: JsonLimits
 ) -> tuple[list[Place], list[BatchProblem]]:
     """The requests of a file, and what is wrong with it; lines of nothing but space are skipped.
-    `longest`: bytes of a line at most."""
+    `longest`: bytes of a line at most; `limits`: those of the JSON of a request."""
+    limits = replace(
+        limits,
+        depth=limits.depth + 1,
+        containers=limits.containers + 1,
+        values=limits.values + NAMED * (len(BatchLine.model_fields) + 1),
+    )
     places: list[Place] = []
     problems: list[BatchProblem] = []
     known: set[str] = set()
@@ -36,7 +42,7 @@ def read_places(
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if not is_blank(line):
-                found = _checked(line, number, endpoint, known, longest)
+                found = _checked(line, number, endpoint, known, longest, limits)
                 if isinstance(found, str):
                     known.add(found)
                     places.append(Place(found, start, len(line)))
@@ -54,12 +60,13 @@ def read_places(
 
 
 def _checked(
-    line: bytes, number: int, endpoint: str, known: set[str], longest: int
+    line: bytes, number: int, endpoint: str, known: set[str], longest: int, limits: JsonLimits
 ) -> str | BatchProblem:
     """The custom id of a line, or what is wrong with it."""
     if len(line) > longest:
         return _problem("line_too_long", f"A line has at most {longest} bytes.", number)
     try:
+        limits.check(line)
         value = read_json(line)
     except ValueError as error:
         return _problem("invalid_json_line", str(error), number)

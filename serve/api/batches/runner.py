@@ -25,6 +25,7 @@ from tuneserve.serve.api.batches.inner import Answer, ask
 from tuneserve.serve.api.batches.lines import Place, read_body, read_places
 from tuneserve.serve.api.batches.store import BatchStore, Results, StorageFullError, StoredBatch
 from tuneserve.serve.api.batches.types import BatchErrors, BatchProblem, Status
+from tuneserve.serve.api.strict_json import JsonLimits
 from tuneserve.serve.engine.request import IN_BACKGROUND
 
 logger = logging.getLogger("tuneserve.serve")
@@ -46,12 +47,16 @@ NOT_DONE: dict[str, tuple[str, str]] = {
 class BatchRunner:
     """The tasks of the batches that have not ended. Belongs to the event loop."""
 
-    def __init__(self, store: BatchStore, app: ASGIApp, *, places: int, longest: int) -> None:
-        """`places` lines are asked at a time; a line has at most `longest` bytes."""
+    def __init__(
+        self, store: BatchStore, app: ASGIApp, *, places: int, longest: int, limits: JsonLimits
+    ) -> None:
+        """`places` lines are asked at a time; a line has at most `longest` bytes, and its request
+        keeps the `limits`."""
         self._store = store
         self._app = app
         self._places = asyncio.Semaphore(places)
         self._longest = longest
+        self._limits = limits
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._working: dict[str, asyncio.Task[None]] = {}
         self._results: dict[str, Results] = {}
@@ -121,7 +126,7 @@ class BatchRunner:
     async def _work(self, batch: StoredBatch) -> None:
         path = self._store.files.path(batch["input_file_id"])
         places, problems = await asyncio.to_thread(
-            read_places, path, batch["endpoint"], longest=self._longest
+            read_places, path, batch["endpoint"], longest=self._longest, limits=self._limits
         )
         if problems:
             await self._fail(batch, problems)

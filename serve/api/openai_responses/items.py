@@ -14,7 +14,7 @@ from pydantic import (
     field_validator,
 )
 
-from tuneserve.serve.api.messages import whole_arguments
+from tuneserve.serve.api.messages import given_arguments
 from tuneserve.serve.api.request_model import RequestModel
 from tuneserve.serve.api.translated import kind_of, of_kinds
 
@@ -94,7 +94,7 @@ class FunctionCall(RequestModel):
     @field_validator("arguments", mode="before")
     @classmethod
     def _as_json_object(cls, arguments: Any) -> Any:
-        return whole_arguments(arguments)
+        return given_arguments(arguments)
 
 
 def called_name(namespace: str | None, name: str) -> str:

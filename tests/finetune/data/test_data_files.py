@@ -6,6 +6,7 @@ import bz2
 import gzip
 import json
 import lzma
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 
 from tuneserve.errors import UsageError
 from tuneserve.finetune.data import containers
+from tuneserve.finetune.data.data_files import find_data
 from tuneserve.finetune.data.hub import is_here
 from tuneserve.finetune.data.prepare import data_hash, data_inputs, prepare_examples
 from tuneserve.finetune.data.reading import Read, read_examples
@@ -348,3 +350,14 @@ def test_a_record_may_name_its_side(tmp_path: Path) -> None:
     read = read_examples(path)
     assert [example.side for example in read.examples] == ["train", "train", "eval", "test", None]
     assert [note.text for note in read.notes] == ["key 'split' is not used"]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+@pytest.mark.parametrize("name", ["x.jsonl", "x.parquet", "dataset_info.json"])
+def test_data_that_is_no_file_is_not_read(kind: str, name: str, tmp_path: Path) -> None:
+    place = tmp_path / name
+    os.mkfifo(place) if kind == "pipe" else place.symlink_to("/dev/zero")
+    for path in (place, tmp_path, tmp_path / "*"):
+        with pytest.raises(UsageError, match="is no file but a device") as caught:
+            find_data(path)
+        assert caught.value.where == str(place)

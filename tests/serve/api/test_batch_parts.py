@@ -22,8 +22,10 @@ from tuneserve.serve.api.batches.runner import BatchRunner
 from tuneserve.serve.api.batches.store import BatchStore, Results, StoredBatch
 from tuneserve.serve.api.batches.types import ENDED, BatchRequest
 from tuneserve.serve.api.errors import ApiError
+from tuneserve.serve.api.strict_json import JsonLimits
 
 URL = "/v1/completions"
+LIMITS = JsonLimits(depth=100, containers=50_000, values=2_000_000)
 
 
 @pytest.fixture
@@ -66,7 +68,9 @@ def with_body(body: bytes) -> bytes:
         (with_body(b'{"a": [1e999]}'), "It has a number that is too large: 1e999."),
         (with_body(b'{"a": NaN}'), "It is no JSON: NaN is no number there."),
         (with_body(b'{"a": -Infinity}'), "It is no JSON: -Infinity is no number there."),
-        (with_body(b"[" * 90_000), "It is nested too deeply."),
+        (with_body(b"[" * 90_000), "It has more than 50001 lists and objects."),
+        (with_body(b'{"a": [' + b"[]," * 50_000 + b"[]]}"), "It has more than 50001 lists"),
+        (with_body(b'{"a": ' + b"[" * 100 + b"]" * 100 + b"}"), "It is nested more than 101"),
         (with_body(b'{"a": "\xe4"}'), "It is not UTF-8 (byte"),
         (GOOD.decode().encode("utf-16"), "This is UTF-16 or UTF-32; it must be UTF-8."),
         (GOOD.decode().encode("utf-32-le"), "This is UTF-16 or UTF-32"),
@@ -83,7 +87,7 @@ def test_of_a_line_that_is_wrong_the_reason_is_told(
 ) -> None:
     path = tmp_path / "in.jsonl"
     path.write_bytes(GOOD.replace(b'"a",', b'"first",', 1) + b"\n" + content + b"\n")
-    places, problems = read_places(path, URL, longest=200_000)
+    places, problems = read_places(path, URL, longest=200_000, limits=LIMITS)
     assert [place.custom_id for place in places] == ["first"]
     assert problems[0]["message"].startswith(told)
     assert problems[0]["line"] == 2
@@ -102,7 +106,7 @@ def test_of_a_line_that_is_wrong_the_reason_is_told(
 def test_marks_and_blank_lines_say_nothing(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "in.jsonl"
     path.write_bytes(content)
-    (place,), problems = read_places(path, URL, longest=1000)
+    (place,), problems = read_places(path, URL, longest=1000, limits=LIMITS)
     assert problems == []
     assert read_body(path, place) == {"a": 1}
 
@@ -171,7 +175,7 @@ def work(
     change(batch)
 
     async def run() -> None:
-        runner = BatchRunner(store, echo, places=2, longest=5000)
+        runner = BatchRunner(store, echo, places=2, longest=5000, limits=LIMITS)
         async with runner.running():
             async with asyncio.timeout(20):
                 while batch["status"] not in ENDED:

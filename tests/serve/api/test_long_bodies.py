@@ -109,3 +109,66 @@ def test_a_schema_given_as_a_very_long_text_is_not_read(server: httpx.Client, fi
     answer = server.post("/v1/completions", json={"prompt": "a", field: text})
     assert answer.status_code == 400
     assert "characters" in answer.json()["error"]["message"]
+
+
+def lists(many: int) -> str:
+    """JSON of an object with so many lists."""
+    return '{"a": [' + ",".join(["[]"] * many) + "]}"
+
+
+def with_calls(path: str, *arguments: str) -> dict[str, Any]:
+    """A request with calls of an earlier answer."""
+    if path == "/v1/responses":
+        call = {"type": "function_call", "call_id": "c", "name": "f"}
+        return {"input": [TURN, *({**call, "arguments": one} for one in arguments)]}
+    calls = [
+        {"id": "c", "type": "function", "function": {"name": "f", "arguments": one}}
+        for one in arguments
+    ]
+    return {"messages": [TURN, {"role": "assistant", "tool_calls": calls}], "max_tokens": 1}
+
+
+PLACES = {
+    "/v1/chat/completions": "messages.1.tool_calls.{}.function.arguments",
+    "/v1/responses": "input.{}.arguments",
+}
+
+
+@pytest.mark.parametrize("path", PLACES)
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ([lists(5_000_000)], "It has more than 4194304 characters."),
+        ([lists(1_000_000)], "It has more than 50000 lists and objects."),
+        ([lists(1_000_000)[:-2]], "It has more than 50000 lists and objects."),
+        ([lists(30_000)] * 2, "With the JSON texts before it, it has more than 50000 lists and"),
+        (['{"a": ' + "[" * 101 + "]" * 101 + "}"], "It is nested more than 100 levels deep."),
+    ],
+)
+def test_json_within_a_text_keeps_the_limits(
+    server: httpx.Client, path: str, arguments: list[str], reason: str
+) -> None:
+    answer = server.post(path, json=with_calls(path, *arguments))
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (400, "invalid_value")
+    assert reason in error["message"]
+    place = len(arguments) - 1 + (path == "/v1/responses")
+    assert error["param"].replace("[", ".").replace("]", "") == PLACES[path].format(place)
+
+
+def test_a_schema_within_a_text_keeps_them_too(server: httpx.Client) -> None:
+    for field in ("guided_json", "json_schema"):
+        body = {"messages": [TURN], "max_tokens": 1, field: lists(60_000)}
+        answer = server.post("/v1/chat/completions", json=body)
+        assert answer.status_code == 400
+        told = answer.json()["error"]["message"]
+        assert f"{field}: It has more than 50000 lists and objects." in told
+
+
+@pytest.mark.parametrize("path", PLACES)
+def test_text_that_looks_like_json_is_no_structure(server: httpx.Client, path: str) -> None:
+    """A call that writes a file of code: it is too long for this context, and no more."""
+    code = json.dumps({"code": "[{x:1,}]" * 100_000})
+    answer = server.post(path, json=with_calls(path, code))
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (400, "context_length_exceeded")

@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tuneserve.serve.api.strict_json import JsonLimits, read_json
+from tuneserve.serve.api.strict_json import (
+    FEW,
+    Amount,
+    JsonLimits,
+    check_json_text,
+    json_texts_within,
+    read_json,
+)
 
 LIMITS = JsonLimits(depth=10, containers=20, values=50)
 TEXTS = st.text(st.sampled_from('[]{},"\\ a\u00e9'), max_size=12)
@@ -82,3 +89,28 @@ def test_large_texts_are_refused_at_once(data: bytes) -> None:
     with pytest.raises(ValueError, match="more than"):
         LIMITS.check(data)
     assert time.process_time() - started < 1.0
+
+
+@given(VALUES, st.integers(0, 25), st.integers(0, 60))
+def test_what_came_before_counts(value: Any, containers: int, values: int) -> None:
+    depth, more, commas = shape(value)
+    total = Amount(containers + more, values + more + commas)
+    within = depth <= 10 and total.containers <= 20 and total.values <= 50
+    data = json.dumps(value).encode()
+    if not within:
+        with pytest.raises(ValueError, match="more than"):
+            LIMITS.add(data, Amount(containers, values))
+    elif data.count(b"[") + data.count(b"{") > FEW:
+        assert LIMITS.add(data, Amount(containers, values)) == total
+
+
+def test_texts_of_one_request_keep_the_limits_together() -> None:
+    text = json.dumps([[0]] * 8)
+    for _ in range(2):  # each request anew
+        with json_texts_within(LIMITS):
+            check_json_text(text)
+            check_json_text(text)
+            with pytest.raises(ValueError, match="With the JSON texts before it, it has"):
+                check_json_text(text)
+            check_json_text('"\ud83d"')
+    check_json_text(text * 10)  # of no request
