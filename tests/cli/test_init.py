@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import pty
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -62,6 +63,19 @@ def test_a_recipe_is_written_with_what_data_and_base_suggest(
     assert "# LoRA rank.\nr = 8\n" in text
     again = tuneserve(*arguments, *mapped, cwd=tmp_path)
     assert (again.returncode, "already exists" in again.stderr) == (2, True)
+
+
+def test_a_base_without_a_template_gets_one(
+    tuneserve: Runner, tmp_path: Path, tickets: Path, demo_base: Path
+) -> None:
+    shutil.copytree(demo_base, tmp_path / "plain")
+    (tmp_path / "plain" / "chat_template.jinja").unlink()
+    done = tuneserve(
+        "init", "--file", str(tickets), "--fields", "instruction=Frage,output=Antwort", "--base",
+        "./plain", "--no-calibrate", "-o", "mine.toml", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "suggested: model.chat_template = instruction: the base has none" in done.stderr
 
 
 def test_the_longest_example_is_counted_as_a_training_counts(

@@ -23,7 +23,7 @@ from tuneserve.finetune.timing.lengths import COUNTED, longest_example
 from tuneserve.gguf.reader import GGUFFile
 from tuneserve.gguf.vocabulary import TEMPLATE
 from tuneserve.model_shape import ModelShape
-from tuneserve.settings import Recipe
+from tuneserve.settings import ModelSettings, Recipe
 
 _LOOKED_AT = 200
 # Where the longest example is estimated from its characters: some vocabularies take more tokens.
@@ -105,7 +105,8 @@ def draft(recipe: Recipe, prepared: Prepared, base: BaseConfig, shape: ModelShap
 def _add_length(found: Draft, recipe: Recipe, prepared: Prepared, base: BaseConfig) -> None:
     """The longest length, by the examples as `tuneserve plan` counts them."""
     suggested = found.settings.get("model", {})
-    model = recipe.model.model_copy(update=suggested | recipe.model.model_dump(exclude_unset=True))
+    # Validated, as the recipe's own file will be: a template's name becomes a path.
+    model = ModelSettings.model_validate(suggested | recipe.model.model_dump(exclude_unset=True))
     lengths, longest = longest_example(recipe.model_copy(update={"model": model}), base, prepared)
     about, margin = ("", 1.0) if lengths == COUNTED else ("about ", _MARGIN)
     length = _SHORTEST

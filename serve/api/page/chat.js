@@ -23,8 +23,8 @@ function showSystem() {
     conversation.system !== ownSystem(named);
   $("of-system").textContent = named === undefined
     ? "The model was trained with none, as far as its file says."
-    : changed ? `Not the one that '${named}' was trained with.`
-    : `The one that '${named}' was trained with.`;
+    : changed ? `Not the one that '${named}' has here by default.`
+    : `The one that '${named}' has here by default.`;
   $("own-system").hidden = !changed;
 }
 
