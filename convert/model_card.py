@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from tuneserve.chat.examples import read_split
 from tuneserve.chat.prompt import template_of
-from tuneserve.console import human_bytes, percent
+from tuneserve.console import human_bytes, percent, say
 from tuneserve.convert.ollama import modelfile
 from tuneserve.convert.result import ConvertResult
 from tuneserve.errors import UsageError
@@ -39,6 +40,22 @@ def check_handover(run: RunDirectory) -> None:
             problems=foreign,
             hint="Move them away.",
         )
+
+
+def set_aside_edited(run: RunDirectory, written: Mapping[str, str]) -> None:
+    """Rename card and Modelfile where they are not as the conversion before wrote them (`written`:
+    SHA-256 by name), and say so: what was changed is the user's."""
+    for name in ("README.md", "Modelfile"):
+        path = run.gguf / name
+        if name not in written or not path.is_file() or sha256_file(path) == written[name]:
+            continue
+        aside = path.with_name(f"{name}.edited")
+        taken = 1
+        while aside.exists():
+            taken += 1
+            aside = path.with_name(f"{name}.edited-{taken}")
+        path.rename(aside)
+        say(f"note: {path} was edited; kept as {aside.name}")
 
 
 def write_handover(run: RunDirectory, result: ConvertResult, base: str) -> list[str]:

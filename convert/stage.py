@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from tuneserve.base.import_gguf import CHECKPOINT_FILES
 from tuneserve.changes import changed_settings, with_defaults
 from tuneserve.console import say
 from tuneserve.convert.make import make_files
-from tuneserve.convert.model_card import check_handover, write_handover
+from tuneserve.convert.model_card import check_handover, set_aside_edited, write_handover
 from tuneserve.convert.plan import Plan, plan_of
 from tuneserve.convert.result import ConvertResult, verified_hash
-from tuneserve.errors import OutputExistsError
+from tuneserve.errors import OutputExistsError, TuneserveError
 from tuneserve.files import check_replaceable, sha256_file
 from tuneserve.run import RunDirectory
 from tuneserve.settings import ConvertSettings
@@ -45,15 +45,26 @@ def convert(
             say(f"convert: done already with the same settings: {plan.tuned}")
             return done
     check_handover(run)
+    before = _handed_over(run)
     if settings.merged_checkpoint:
         check_replaceable(plan.merged, CHECKPOINT_FILES, what="checkpoint")
     with ended_by_sigterm(), run.alone(), run.stage("convert", keep=True) as running:
         result = make(plan, running.withdraw)
+        set_aside_edited(run, before)
         written = write_handover(run, result, plan.base_name)
         hashes = {name: sha256_file(run.gguf / name) for name in written}
         result = result.model_copy(update={"handover": written, "handover_sha256": hashes})
         running.result = result
     return result
+
+
+def _handed_over(run: RunDirectory) -> Mapping[str, str]:
+    """SHA-256 of what the conversion before wrote beside its GGUFs, by name."""
+    try:
+        result = run.finished("convert", ConvertResult)
+    except TuneserveError:
+        return {}  # a damaged result, which is made anew
+    return {} if result is None else result.handover_sha256
 
 
 def _existing_result(plan: Plan, *, skip_done: bool) -> ConvertResult | None:

@@ -96,6 +96,20 @@ def test_files_of_the_users_beside_the_ggufs_are_not_replaced(run: RunDirectory)
     assert {path.read_text() for path in run.gguf.iterdir()} == {"mine"}
 
 
+def test_an_edited_modelfile_is_kept_beside_the_new_one(
+    run: RunDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    convert(run, SETTINGS)
+    mine = (run.gguf / "Modelfile").read_text() + "# mine\n"
+    for aside in ("Modelfile.edited", "Modelfile.edited-2"):
+        (run.gguf / "Modelfile").write_text(mine)
+        convert(run, SETTINGS, force=True)
+        assert (run.gguf / aside).read_text() == mine
+        assert f"Modelfile was edited; kept as {aside}" in capsys.readouterr().err
+        assert "# mine" not in (run.gguf / "Modelfile").read_text()
+    assert not (run.gguf / "README.md.edited").exists()
+
+
 def test_a_shut_gate_leaves_nothing(run: RunDirectory) -> None:
     with pytest.raises(VerificationError, match="failed verification") as caught:
         convert(run, SETTINGS.model_copy(update={"max_kld": 1e-15}))

@@ -76,7 +76,7 @@ export function chatPart(name) {
 function stateOf(servers, act) {
   const live = servers.filter(one => one.state !== "ended");
   if (!live.length) {
-    const start = button("Serve both", "Serve the base and the tune, to talk to both",
+    const start = button("Serve both", "Serve both the base and the tune, to talk to them",
                          () => act("serve"));
     start.dataset.key = "serve";
     return [make("p", {className: "soft", textContent:
