@@ -12,7 +12,7 @@ from tuneserve.console import human_bytes, percent, say
 from tuneserve.convert.ollama import modelfile
 from tuneserve.convert.result import ConvertResult
 from tuneserve.errors import UsageError
-from tuneserve.files import sha256_file, write_text
+from tuneserve.files import set_aside, sha256_file, write_text
 from tuneserve.finetune.training.result import TrainOutput
 from tuneserve.gguf.reader import GGUFFile
 from tuneserve.llama import LlamaModel
@@ -49,13 +49,7 @@ def set_aside_edited(run: RunDirectory, written: Mapping[str, str]) -> None:
         path = run.gguf / name
         if name not in written or not path.is_file() or sha256_file(path) == written[name]:
             continue
-        aside = path.with_name(f"{name}.edited")
-        taken = 1
-        while aside.exists():
-            taken += 1
-            aside = path.with_name(f"{name}.edited-{taken}")
-        path.rename(aside)
-        say(f"note: {path} was edited; kept as {aside.name}")
+        say(f"note: {path} was edited; kept as {set_aside(path, 'edited').name}")
 
 
 def write_handover(run: RunDirectory, result: ConvertResult, base: str) -> list[str]:

@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -281,6 +282,17 @@ def is_made(path: Path, patterns: Iterable[str]) -> bool:
         each.endswith("/") == is_folder and fnmatch(path.name, each.rstrip("/"))
         for each in patterns
     )
+
+
+def set_aside(path: Path, why: str) -> Path:
+    """Rename a file to NAME.WHY-1, or -2 and so on where something has that name; returns where it
+    is now."""
+    for number in count(1):
+        aside = path.with_name(f"{path.name}.{why}-{number}")
+        if not os.path.lexists(aside):
+            break
+    path.rename(aside)
+    return aside
 
 
 def remove(path: Path) -> None:

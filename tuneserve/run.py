@@ -33,7 +33,7 @@ from tuneserve.console import say
 from tuneserve.durable import make_folder
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.extras import installed_version
-from tuneserve.files import clear_leftovers, write_json
+from tuneserve.files import clear_leftovers, set_aside, write_json
 from tuneserve.foreign import check_own_folders, check_plain, leads_nowhere
 from tuneserve.locks import HeldError, check_lockable, hold
 from tuneserve.records import Record, parse, read_versioned
@@ -239,10 +239,8 @@ class RunDirectory:
         except UsageError:
             raise
         except TuneserveError as error:
-            taken = sum(1 for _ in self.root.glob(f"{self.record_path.name}.damaged*"))
-            aside = self.root / f"{self.record_path.name}.damaged-{taken + 1}"
+            aside = set_aside(self.record_path, "damaged")
             say(f"note: {error.where}: {error.message}; kept as {aside.name}, the run begins anew")
-            self.record_path.rename(aside)
 
     def saved_settings(self) -> dict[str, dict[str, Any]]:
         """The settings of the stages that ran. An earlier release also kept such of auto as had no

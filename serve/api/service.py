@@ -298,7 +298,9 @@ class Service:
             if ids:
                 return ids
             raise ApiError(400, "The text is empty.", code="invalid_value", param=param)
-        self.check_tokens(prompt, param=param)
+        # The engine refuses one that is too long by its length, whatever its ids are.
+        if most is None or len(prompt) <= most:
+            self.check_tokens(prompt, param=param)
         return prompt
 
     def check_tokens(self, tokens: Iterable[int], *, param: str) -> None:

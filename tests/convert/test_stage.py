@@ -101,13 +101,13 @@ def test_an_edited_modelfile_is_kept_beside_the_new_one(
 ) -> None:
     convert(run, SETTINGS)
     mine = (run.gguf / "Modelfile").read_text() + "# mine\n"
-    for aside in ("Modelfile.edited", "Modelfile.edited-2"):
+    for aside in ("Modelfile.edited-1", "Modelfile.edited-2"):
         (run.gguf / "Modelfile").write_text(mine)
         convert(run, SETTINGS, force=True)
         assert (run.gguf / aside).read_text() == mine
         assert f"Modelfile was edited; kept as {aside}" in capsys.readouterr().err
         assert "# mine" not in (run.gguf / "Modelfile").read_text()
-    assert not (run.gguf / "README.md.edited").exists()
+    assert not (run.gguf / "README.md.edited-1").exists()
 
 
 def test_a_shut_gate_leaves_nothing(run: RunDirectory) -> None:

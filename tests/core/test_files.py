@@ -23,6 +23,7 @@ from tuneserve.files import (
     read_json,
     read_text,
     remove,
+    set_aside,
     sha256_file,
     write_json,
     write_jsonl,
@@ -403,3 +404,14 @@ def test_a_text_with_a_bound_is_a_file(kind: str, tmp_path: Path) -> None:
     assert read_text(tmp_path / "good", most=10) == "x" * 10
     with pytest.raises(UsageError, match="no such text"):
         read_text(tmp_path / "none", "text", most=10)
+
+
+def test_what_is_set_aside_takes_no_name_that_is_taken(tmp_path: Path) -> None:
+    place = tmp_path / "note"
+    (tmp_path / "note.old-2").write_text("second")
+    (tmp_path / "note.old-1").symlink_to("nowhere")
+    place.write_text("third")
+    assert set_aside(place, "old") == tmp_path / "note.old-3"
+    assert not place.exists()
+    names = {path.name: path.is_symlink() or path.read_text() for path in tmp_path.iterdir()}
+    assert names == {"note.old-1": True, "note.old-2": "second", "note.old-3": "third"}

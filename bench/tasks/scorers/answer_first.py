@@ -60,13 +60,14 @@ _PARTS_OF_FIRST = re.compile(rf"{_UNIT}\s?,(?=\s)")
 _SENTENCE = re.compile(rf"{_UNIT}\s?[)*_]*(?:[.!]\s+|[。！])(?=\S)")
 _SAYS_MORE = re.compile(rf"{CONCLUDES.pattern}|[=≈≃→]")
 _RESULT = re.compile(r"[=≈≃→]\s*[$€£¥₹*_]*\Z")
-_GIVES = re.compile(
-    r"(?i)\b(?:giv(?:es?|ing)|gets?|getting|result\w*|yield\w*|obtain\w*|comes?\sto|ends?\sup"
+_GIVES_WORDS = (
+    r"\b(?:giv(?:es?|ing)|gets?|getting|result\w*|yield\w*|obtain\w*|comes?\sto|ends?\sup"
     r"|ending\sup|final\w*|leav(?:es?|ing)|erhalten|erhält|bekommen|bekommt|ottien\w+|obt\w+|donne\w*"
     r"|получа\w+|получи\w+)\b|得|共"
 )
+_GIVES = re.compile(rf"(?i){_GIVES_WORDS}")
 _TURNS = re.compile(
-    rf"{CONCLUDES.pattern}|{_GIVES.pattern[4:]}|\b(?:is|are|has|have|times|ist|sind|hat|est|es|son|ha)\b|[→⇒]|:\s?[$€£¥₹]?[-+]?\d"
+    rf"{CONCLUDES.pattern}|{_GIVES_WORDS}|\b(?:is|are|has|have|times|ist|sind|hat|est|es|son|ha)\b|[→⇒]|:\s?[$€£¥₹]?[-+]?\d"
 )
 _LATER = re.compile(
     rf"{CONCLUDES.pattern}|\b(?:then|now|next|afterwards|dann|jetzt|nun|danach|puis|ensuite|maintenant"

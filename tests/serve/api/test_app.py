@@ -217,6 +217,8 @@ def test_texts_are_prepared_beside_the_event_loop(
     [
         ("/v1/chat/completions", {"messages": LONG}, "messages"),
         ("/v1/completions", {"prompt": "x " * 2000}, "prompt"),
+        # Refused by its length, before its ids are looked at.
+        ("/v1/completions", {"prompt": [99_999] * 5000}, "prompt"),
         ("/v1/embeddings", {"input": ["a", "x " * 5000]}, "input"),
     ],
 )
