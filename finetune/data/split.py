@@ -81,10 +81,11 @@ def split_examples(
 
     An example with a side goes there ('train' is what the other sides are split off); a fraction is
     not used where examples have that side. One with a source goes where its source goes, whatever
-    its group; one without goes by the prompt its conversation begins with. A prompt that would
-    still occur on two sides (the same question in two documents) is kept on the side of higher
-    precedence only, and so is a source, and what is `near_duplicates` or more (below 1) like a
-    held-out prompt (see tuneserve.finetune.data.near_duplicates).
+    its group; one without goes by the prompt its conversation begins with. A prompt of a learned
+    answer that would still occur on two sides (the same question in two documents, or behind turns
+    that one conversation learns and another does not) is kept on the side of higher precedence
+    only, and so is a source, and what is `near_duplicates` or more (below 1) like a held-out prompt
+    (see tuneserve.finetune.data.near_duplicates).
     """
     ready = {example.side for example in examples}
     split = Split()
@@ -111,7 +112,7 @@ def split_examples(
             split.part(side).append(example)
         else:
             split.straddling += 1
-            text = f"removed from {side}: its first prompt or its source is in {winner}"
+            text = f"removed from {side}: a prompt of it or its source is in {winner}"
             split.notes.add(text, example.where, odd=False)
     split.near += remove_near(split.eval, split.test, near_duplicates)
     split.near += remove_near(split.train, [*split.test, *split.eval], near_duplicates)
@@ -123,9 +124,9 @@ def remove_near(
 ) -> list[NearDuplicate]:
     """Take out of `examples` the near-duplicates, by their prompts, of `held`; returns them.
 
-    Conversations that begin with exactly the same prompt are taken out with any `least`. Prompts
-    that differ in case, width or white space only have a similarity of 1 too, and stay with a
-    `least` of 1.
+    Conversations with exactly a prompt in common are taken out with any `least`. Prompts that
+    differ in case, width or white space only have a similarity of 1 too, and stay with a `least`
+    of 1.
     """
     found = list(_near(examples, held, least))
     places = {id(one.example) for one in found}
@@ -158,22 +159,22 @@ def unit_of(example: Example) -> str:
 
 
 def _one_sided(example: Example) -> list[str]:
-    """Hashes of what must not be on two sides: the first prompt and, where there is one, the
-    source."""
-    prompt = sha256_text(f"prompt\x1d{example.first_prompt_key}")
-    return [prompt, sha256_text(f"source\x1d{example.source}")] if example.source else [prompt]
+    """Hashes of what must not be on two sides: the prompts and, where there is one, the source."""
+    source = [sha256_text(f"source\x1d{example.source}")] if example.source else []
+    return [*example.prompt_hashes(), *source]
 
 
 def _near(
     examples: Sequence[Example], held: Sequence[Example], least: float
 ) -> Iterator[NearDuplicate]:
-    first = {other.first_prompt_key: other for other in reversed(held)}
+    asked = {one: other for other in reversed(held) for one in other.prompt_hashes()}
     texts = [fold_messages(other.prompt or other.messages) for other in held]
     alike = dict(zip(reversed(texts), reversed(held), strict=True)) if least < 1 else {}
     others: list[tuple[str, Example]] = []
     for example in examples:
         text = fold_messages(example.prompt or example.messages)
-        same = first.get(example.first_prompt_key) or alike.get(text)
+        common = (asked[one] for one in example.prompt_hashes() if one in asked)
+        same = next(common, None) or alike.get(text)
         if same is not None:
             yield NearDuplicate(example, same, 1.0)
         else:

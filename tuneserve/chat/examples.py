@@ -6,6 +6,7 @@ replay set replay.jsonl and general.jsonl; one example a line, as `Example.to_ro
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import unicodedata
@@ -17,7 +18,7 @@ from typing import Any, Self
 from tuneserve.chat.template import Message, normal_message
 from tuneserve.chat.thinking import REASONING
 from tuneserve.errors import UsageError
-from tuneserve.files import HALF_CHARACTER, is_encodable
+from tuneserve.files import HALF_CHARACTER, is_encodable, sha256_text
 
 CONTINUES = "continues"
 """The key of a text's message that is true where another piece of the same text follows."""
@@ -89,17 +90,30 @@ class Example:
         """Everything before the first answer that is learned and that a user's message asks for; of
         a text without a prompt, the text. Conversations of which one is the beginning of the other
         have the same."""
+        return self.messages[: next(self._answer_places())] or self.messages
+
+    def prompt_hashes(self) -> Iterator[str]:
+        """SHA-256 of the tools and of everything before each answer that is learned and that a
+        user's message asks for, the reference answer at least; of a text without a prompt, of the
+        text. Conversations with one in common learn to answer the same."""
+        if not self.prompt:
+            yield sha256_text(self.prompt_key)
+            return
+        places = set(self._answer_places())
+        told = hashlib.sha256(self._tools_text.encode())
+        for place, message in enumerate(self.messages):
+            if place in places:
+                yield told.hexdigest()
+            told.update(f"\x1e{_text(message)}".encode())
+
+    def _answer_places(self) -> Iterator[int]:
+        """Where the answers are that are learned and asked for; the last message is one of them."""
         asked = False
         for place, message in enumerate(self.prompt):
             if asked and message["role"] == "assistant" and message.get("weight") != 0:
-                return self.messages[:place]
+                yield place
             asked = asked or message["role"] == "user"
-        return self.prompt or self.messages
-
-    @property
-    def first_prompt_key(self) -> str:
-        """The exact text of the tools and of `first_prompt`."""
-        return self._key(self.first_prompt)
+        yield len(self.prompt)
 
     @property
     def content_key(self) -> str:
@@ -109,8 +123,11 @@ class Example:
         return f"{flags}\x1d{self._key(self.prompt)}\x1d{_text(self.messages[-1])}"
 
     def _key(self, messages: Sequence[Message]) -> str:
-        tools = json.dumps(self.tools, sort_keys=True) + "\x1e" if self.tools else ""
-        return tools + "\x1e".join(map(_text, messages))
+        return self._tools_text + "\x1e".join(map(_text, messages))
+
+    @property
+    def _tools_text(self) -> str:
+        return json.dumps(self.tools, sort_keys=True) + "\x1e" if self.tools else ""
 
     def to_row(self) -> dict[str, Any]:
         """The example as a line of runs/NAME/data/*.jsonl."""
