@@ -22,6 +22,10 @@ ID_LENGTH = 16
 _SHOWN_KEYS = 20
 
 
+class UnusableError(UsageError):
+    """Examples that can't be used, which [data] skip_bad would leave out."""
+
+
 @dataclass
 class Read:
     """Examples of a file, what shapes they had, and the records that can't be used."""
@@ -37,7 +41,7 @@ def read_examples(
 ) -> Read:
     """All examples of a file or folder; `fields` maps our names to the file's.
 
-    Raises UsageError naming the place of every record that can't be used, all in one error;
+    Raises UnusableError naming the place of every record that can't be used, all in one error;
     with `skip_bad` they are only counted. Raises UsageError if no example is left.
     """
     read = Read()
@@ -104,14 +108,18 @@ def _with_side(record: Any, side: str | None, names: frozenset[str]) -> tuple[An
 def raise_problems(
     problems: Sequence[str], total: int, *, where: str = "", what: str = "used"
 ) -> None:
-    """Raise one UsageError for all `problems` ('place: reason'); nothing if there are none."""
+    """Raise one UnusableError for all `problems` ('place: reason'); nothing if there are none."""
     if not problems:
         return
     if len(problems) == 1:
         place, _, message = problems[0].partition(": ")
-        raise UsageError(message, where=place)
-    raise UsageError(
-        f"{len(problems)} of {total} examples can't be {what}",
+        raise UnusableError(
+            f"{message} (of {total:,} examples the only one that can't be {what})",
+            where=place,
+            hint="Mend it, or pass --skip-bad to leave it out.",
+        )
+    raise UnusableError(
+        f"{len(problems):,} of {total:,} examples can't be {what}",
         where=where,
         problems=problems,
         hint="Mend them, or pass --skip-bad to leave them out.",
@@ -126,11 +134,22 @@ def _renamed(record: Any, fields: Mapping[str, str]) -> Any:
     return kept | {ours: record[theirs] for ours, theirs in fields.items() if theirs in record}
 
 
+def _in_their_words(reason: str, fields: Mapping[str, str]) -> str:
+    """A reason with the file's names of the keys beside ours."""
+    for ours, theirs in fields.items():
+        if theirs not in ("", ours):
+            reason = reason.replace(repr(ours), f"{theirs!r} ({ours})")
+    return reason
+
+
 def _example(
     given: Any, fields: Mapping[str, str], system: str, place: str
 ) -> tuple[Parsed, Example]:
     record = _renamed(given, fields)
-    parsed = parse_record(record, system=system, chosen=fields)
+    try:
+        parsed = parse_record(record, system=system, chosen=fields)
+    except BadRecord as problem:
+        raise BadRecord(_in_their_words(str(problem), fields)) from problem
     example = Example(
         id=optional_name(record, "id") or "",
         messages=parsed.messages,

@@ -148,6 +148,41 @@ def test_it_asks_in_a_terminal(tmp_path: Path, tickets: Path) -> None:
     assert written["data"]["file"] == str(tickets)
 
 
+def test_an_empty_answer_is_named_and_may_be_left_out(
+    tuneserve: Runner, tmp_path: Path, tickets: Path
+) -> None:
+    """Of how many, in which column; the recipe then does as the command did."""
+    lines = tickets.read_bytes().split(b"\r\n")
+    lines[7] = lines[7].partition(b";")[0] + b";"
+    tickets.write_bytes(b"\r\n".join(lines))
+    arguments = ("init", "--file", tickets.name, "--base", "demo", "--no-calibrate",
+                 "--fields", "instruction=Frage,output=Antwort")  # fmt: skip
+    refused = tuneserve(*arguments, cwd=tmp_path)
+    assert refused.returncode == 2
+    reason = "'Antwort' (output) is empty: there is nothing to learn from it"
+    assert f"tickets.csv:8: {reason} (of 100 examples the only one" in refused.stderr
+    assert "--skip-bad" in refused.stderr
+    done = tuneserve(*arguments, "--skip-bad", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "1 x left out as unusable (skip_bad)" in done.stderr
+    assert load_recipe(tmp_path / "mine.toml")["data"]["skip_bad"] is True
+    for answer, code in (("n", 2), ("y", 0)):
+        ours, theirs = pty.openpty()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tuneserve", *arguments, "-o", f"{answer}.toml"], cwd=tmp_path,
+            stdin=theirs, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        os.write(ours, f"{answer}\n".encode())
+        _, stderr = process.communicate(timeout=200)
+        os.close(ours)
+        os.close(theirs)
+        assert process.returncode == code, stderr
+        assert reason in stderr
+        assert (tmp_path / f"{answer}.toml").exists() == (code == 0)
+    assert load_recipe(tmp_path / "y.toml")["data"]["skip_bad"] is True
+
+
 def test_nobody_to_ask_is_one_error(tuneserve: Runner, tmp_path: Path) -> None:
     done = tuneserve("init", "--base", "demo", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")

@@ -7,10 +7,12 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from tuneserve.console import percent, say, table
+from tuneserve.errors import grouped
 
 if TYPE_CHECKING:
     from tuneserve.finetune.data.kinds import Kind
     from tuneserve.finetune.data.notes import Note
+    from tuneserve.finetune.data.prepare import Prepared
     from tuneserve.finetune.data.split import Split
 
 SHOWN = 20
@@ -54,6 +56,17 @@ def say_changes(notes: Iterable[Note], lines: Sequence[str]) -> None:
     odd = limited(note.line() for note in notes if note.odd)
     say_list("Changed, left out or cut:", [*odd, *lines])
     say_list("For information:", limited(note.line() for note in notes if not note.odd))
+
+
+def left_out(prepared: Prepared) -> list[str]:
+    """How many records skip_bad left out, and why those that could not be read."""
+    if not prepared.skipped:
+        return []
+    reasons = [f"    {reason}" for reason in grouped(prepared.refused)]
+    return [
+        f"{prepared.skipped:,} x left out as unusable (skip_bad)",
+        *limited(reasons, indent="    "),
+    ]
 
 
 def say_list(title: str, lines: Sequence[str]) -> None:

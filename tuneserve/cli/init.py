@@ -69,8 +69,20 @@ def command(
     _ask(tables, "data", "file", "Examples (a file, a folder, a pattern, hub:owner/name)", None)
     _ask(tables, "model", "base", "Base model (a folder, a .gguf, a hub id, demo)", "demo")
     _map_columns(tables)
+    from tuneserve.finetune.data.reading import UnusableError
+
     recipe = validate(tables, where="settings")
-    found = _look(recipe)
+    try:
+        found = _look(recipe)
+    except UnusableError as error:
+        if not sys.stdin.isatty():
+            raise
+        say(error.render(), lines=True)
+        if not click.confirm("Leave out what can't be used (skip_bad)?", err=True):
+            raise click.exceptions.Exit(error.exit_code) from error
+        tables["data"]["skip_bad"] = True
+        recipe = validate(tables, where="settings")
+        found = _look(recipe)
     for section, values in found["suggested"].items():
         tables[section] = {**values, **tables.get(section, {})}
     recipe = validate(tables, where="settings")
@@ -156,7 +168,7 @@ def _choose(question: str, default: str, columns: Collection[str]) -> str:
 def _look(recipe: Recipe) -> dict[str, Any]:
     """Read data and base, show what they are, and return what they suggest."""
     from tuneserve.base import read_base_config
-    from tuneserve.cli.data_summary import say_changes, say_removed
+    from tuneserve.cli.data_summary import left_out, say_changes, say_removed
     from tuneserve.cli.recipe_draft import draft
     from tuneserve.finetune.data.prepare import prepare_examples
     from tuneserve.model_shape import ModelShape
@@ -165,7 +177,7 @@ def _look(recipe: Recipe) -> dict[str, Any]:
     counts = prepared.split.counts()
     parts = ", ".join(f"{count:,} {part}" for part, count in counts.items())
     say(f"examples ({', '.join(prepared.shapes)}): {parts}")
-    say_changes(prepared.notes, [])
+    say_changes(prepared.notes, left_out(prepared))
     say_removed(prepared.split)
     base = read_base_config(recipe.model.base)
     shape = ModelShape.of(base.config, base.where)
