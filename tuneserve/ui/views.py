@@ -187,7 +187,9 @@ def _of_all_steps(trained: TrainResult, run: RunDirectory) -> dict[str, str]:
     if evaluated:
         found["eval loss"] = f"{evaluated[0]:.4f} → {min(evaluated):.4f}"
     found["speed"] = f"{trained.tokens_per_second:,.0f} tokens/s"
-    found["took"] = human_seconds(run.read().stages["train"].seconds)
+    shown = human_seconds(trained.training_seconds + trained.evaluation_seconds)
+    found["steps and evaluations"] = shown
+    found["in all, with loading"] = human_seconds(run.read().stages["train"].seconds)
     return found
 
 
