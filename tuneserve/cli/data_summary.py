@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from tuneserve.console import percent, say, table
+from tuneserve.console import say, table
 from tuneserve.errors import grouped
 
 if TYPE_CHECKING:
@@ -41,10 +41,7 @@ def say_removed(split: Split) -> None:
         "a held-out prompt is the same": split.straddling,
         "a held-out prompt is nearly the same (near_duplicates)": len(split.near),
     }
-    pairs = [
-        f"  {near.example.where} is {percent(near.similarity, 0)} like {near.held.where}"
-        for near in split.near
-    ]
+    pairs = [f"  {near.describe()}" for near in split.near]
     counted = [f"{count:,} x {reason}" for reason, count in reasons.items() if count]
     say_list("Removed as duplicates:", [*counted, *limited(pairs, NEAR_SHOWN, indent="  ")])
 
