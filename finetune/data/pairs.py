@@ -30,10 +30,20 @@ _PARTNERS = {
     "instruction": "output", "prompt": "completion", "question": "answer", "query": "response",
     "problem": "solution", "inputs": "targets", "user": "assistant", "human": "assistant",
 }  # fmt: skip
+_ALPACA = "alpaca", "instruction/output"
 _NO_INPUT = "<noinput>"
 _THOUGHTS = (*REASONING_KEYS, "cot", "complex_cot", "chain_of_thought")
 _NOTHING = ": there is nothing to learn from it"
 _CHOICES = ("choices", "options", "distractors", "endings")
+
+
+def keys_of(shape: str, record: Container[str]) -> tuple[list[str], str] | None:
+    """The keys of what is asked and of what is answered, in a record that was recognised as a pair;
+    None for another shape."""
+    prompt, separator, answer = (_ALPACA[1] if shape == _ALPACA[0] else shape).partition("/")
+    if not separator:
+        return None
+    return [prompt, *(key for key in _CONTEXTS if key in record and key != prompt)], answer
 
 
 def is_pair(row: Row) -> bool:
@@ -68,8 +78,8 @@ def read_pair(
     if answer_key is None:
         raise _missing(row, _PARTNERS.get(prompt_key, "output"), ANSWERS)
     shape = f"{prompt_key}/{answer_key}"
-    if shape == "instruction/output":
-        shape = "alpaca"
+    if shape == _ALPACA[1]:
+        shape = _ALPACA[0]
     prompt, answer = _messages_or(row.take(prompt_key)), _messages_or(row.take(answer_key))
     if is_conversation(prompt) or is_conversation(answer):
         before = [{"role": "user", "content": prompt}]

@@ -11,7 +11,9 @@ from typing import Any
 from tuneserve.chat.examples import Example
 from tuneserve.errors import UsageError
 from tuneserve.files import sha256_text
+from tuneserve.finetune.data import pairs
 from tuneserve.finetune.data.cleaning import clean_record
+from tuneserve.finetune.data.containers import kind_of
 from tuneserve.finetune.data.formats import BadRecord, Parsed, optional_name, parse_record
 from tuneserve.finetune.data.ids import UniqueIds
 from tuneserve.finetune.data.keys import KNOWN, side_of_name
@@ -19,6 +21,7 @@ from tuneserve.finetune.data.notes import Notes
 from tuneserve.finetune.data.records import read_records
 
 ID_LENGTH = 16
+_TABLES = {".csv": "CSV", ".tsv": "TSV"}
 _SHOWN_KEYS = 20
 
 
@@ -56,11 +59,12 @@ def read_examples(
             record, notes = clean_record(record, KNOWN | names)
             seen |= dict.fromkeys(record if names and isinstance(record, dict) else ())
             record, side = _with_side(record, side, names)
-            parsed, example = _example(record, fields, system, place)
+            table = _TABLES.get(kind_of(Path(file)), "")
+            parsed, example = _example(record, fields, system, place, table)
         except BadRecord as problem:
             read.problems.append(f"{place}: {problem}")
             continue
-        read.shapes[parsed.shape] += 1
+        read.shapes[example.shape] += 1
         for note in parsed.notes:
             read.notes.add(note, place)
         for note in (*notes, *parsed.told):
@@ -142,8 +146,19 @@ def _in_their_words(reason: str, fields: Mapping[str, str]) -> str:
     return reason
 
 
+def _shape(parsed: Parsed, record: Any, fields: Mapping[str, str], table: str) -> str:
+    """What a record was recognised as; of a table's row, or one whose keys were named, by the names
+    that the file has: 'CSV: Frage → Antwort'."""
+    keys = pairs.keys_of(parsed.shape, record)
+    if keys is None or not (table or fields):
+        return parsed.shape
+    asked, answered = keys
+    names = [f"{fields.get(key, key):.40}" for key in (*asked, answered)]
+    return f"{table}{': ' if table else ''}{' + '.join(names[:-1])} → {names[-1]}"
+
+
 def _example(
-    given: Any, fields: Mapping[str, str], system: str, place: str
+    given: Any, fields: Mapping[str, str], system: str, place: str, table: str
 ) -> tuple[Parsed, Example]:
     record = _renamed(given, fields)
     try:
@@ -157,6 +172,6 @@ def _example(
         source=optional_name(record, "source"),
         where=place,
         tools=parsed.tools,
-        shape=parsed.shape,
+        shape=_shape(parsed, record, fields, table),
     )
     return parsed, example
