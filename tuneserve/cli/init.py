@@ -136,24 +136,27 @@ def _ask(
 
 def _map_columns(tables: dict[str, dict[str, Any]]) -> None:
     """Ask which columns are meant where none has a name that is known."""
-    from tuneserve.cli.recipe_draft import guessed_columns, unknown_columns
+    from tuneserve.cli.columns import guessed_columns, unknown_columns
 
     data = tables["data"]
-    columns = {} if data.get("fields") else unknown_columns(Path(data["file"]))
+    columns = [] if data.get("fields") else unknown_columns(Path(data["file"]))
     if len(columns) < 2:
         return
-    asked, answered = guessed_columns(columns)
-    shown = ", ".join(columns)
-    guess = shlex.quote(f"instruction={asked},output={answered}")
+    guess = guessed_columns(columns)
+    asked, answered = guess.asked.name, guess.answered.name
+    shown = ", ".join(f"{column.name} ({column.describe()})" for column in columns)
+    option = shlex.quote(f"instruction={asked},output={answered}")
     if not sys.stdin.isatty():
         raise UsageError(
             f"which column is the prompt, and which one the answer? There are: {shown}",
             where=str(data["file"]),
-            hint=f"Say so, perhaps: --fields {guess}",
+            hint=f"It seems that {guess.why()}. Say so: --fields {option}",
         )
     say(f"columns: {shown}")
-    asked = _choose("Which column is the prompt?", asked, columns)
-    answered = _choose("Which column is the answer?", answered, columns)
+    say(f"suggested: {guess.why()}")
+    names = [column.name for column in columns]
+    asked = _choose("Which column is the prompt?", asked, names)
+    answered = _choose("Which column is the answer?", answered, names)
     data["fields"] = (f"instruction={asked}", f"output={answered}")
 
 
