@@ -99,9 +99,4 @@ def _how_made(path: Path, made: ConvertResult | None, plan: Plan) -> list[str]:
         with_defaults({"convert": made.settings}),
         {"convert": plan.settings.model_dump(mode="json")},
     )
-    before, now = made.inputs, plan.inputs()
-    if before.base != now.base:
-        changed.append(f"the base was {before.base}, is {now.base}")
-    if before.adapter != now.adapter:
-        changed.append("the adapter has changed since")
-    return changed
+    return changed + made.inputs.changed(plan.inputs())

@@ -264,6 +264,12 @@ def test_adapter_only(run: RunDirectory) -> None:
     assert system_prompt_of(GGUFFile(run.base_gguf("Q8_0"))) == ""
     with pytest.raises(OutputExistsError):
         convert_adapter(run, SETTINGS)
+    template = (run.adapter / "chat_template.jinja").read_text()
+    (run.adapter / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
+    with pytest.raises(OutputExistsError) as caught:
+        convert_adapter(run, SETTINGS, skip_done=True)
+    assert caught.value.problems == ["the adapter has changed since"]
+    (run.adapter / "chat_template.jinja").write_text(template)
     # The base that is there already is used again.
     stamp = run.base_gguf("Q8_0").stat().st_mtime_ns
     with pytest.raises(VerificationError, match="failed verification"):
