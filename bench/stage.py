@@ -14,6 +14,7 @@ from tuneserve.bench.against import (
 )
 from tuneserve.bench.compare.analysis import responses
 from tuneserve.bench.compare.answers import read_pairs
+from tuneserve.bench.compare.earlier import earlier_report
 from tuneserve.bench.compare.judge import read_labels, requests_of
 from tuneserve.bench.compare.pairs import FAILED, HELD_OUT, Pair, Response
 from tuneserve.bench.compare.report_file import read_report
@@ -80,6 +81,8 @@ def run_bench(
         made = run.finished("bench", BenchResult)
         if made is not None and not changed:
             changed = changed_values(with_defaults(made.settings), report_settings(recipe))
+        elif made is None and (earlier := earlier_report(run)):
+            changed = [f"the report is {earlier.of}"]
         raise OutputExistsError(run.bench, hint=AGAIN, problems=changed)
     if changed:
         say("the report is made anew: " + "; ".join(changed[:SHOWN_CHANGES]) + _and_more(changed))

@@ -32,12 +32,13 @@ def convert_adapter(
     plan = plan_of(run, settings)
     target = run.lora_gguf
     if target.exists() and not force:
-        done = _finished_result(run) if skip_done else None
-        if done is not None and plan.base.exists() and done.inputs == plan.inputs():
+        done = _finished_result(run)
+        changed = done.inputs.changed(plan.inputs()) if done else []
+        if skip_done and done and plan.base.exists() and not changed:
             run.tidy()
             say(f"convert: done already: {target}")
             return done
-        raise OutputExistsError(target)
+        raise OutputExistsError(target, problems=changed)
     if settings.quantization in (AUTO, *NEEDS_IMATRIX) and not plan.base.exists():
         raise UsageError(
             f"a base of type {settings.quantization} is made with the merged model only",

@@ -55,6 +55,11 @@ class ConvertInputs(Record):
     base: str
     adapter: dict[str, str]
 
+    def changed(self, now: ConvertInputs) -> list[str]:
+        """What is not as it was, in words."""
+        found = [] if now.base == self.base else [f"the base was {self.base}, is {now.base}"]
+        return found if now.adapter == self.adapter else [*found, "the adapter has changed since"]
+
     @field_validator("adapter")
     @classmethod
     def _of_the_adapter(cls, files: dict[str, str]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from tuneserve.base.import_gguf import CHECKPOINT_FILES
 from tuneserve.changes import changed_settings, with_defaults
@@ -84,8 +85,18 @@ def _existing_result(plan: Plan, *, skip_done: bool) -> ConvertResult | None:
             verified_hash(plan.base, result.base, plan.run)
             return result
     made = result or plan.run.finished("convert", ConvertResult)
-    before = made.settings if made is not None else plan.settings.model_dump(mode="json")
+    raise OutputExistsError(existing[0], problems=_how_made(existing[0], made, plan))
+
+
+def _how_made(path: Path, made: ConvertResult | None, plan: Plan) -> list[str]:
+    """What a GGUF that is in the way is of, where it is not what the plan makes; `made`: the last
+    conversion."""
+    if made is None:
+        return ["it is of an earlier training, or of a conversion that was not recorded"]
+    if path.name not in {Path(file.path).name for file in (made.tuned, made.base)}:
+        return [f"it is of an earlier conversion; the last one made {Path(made.tuned.path).name}"]
     changed = changed_settings(
-        with_defaults({"convert": before}), {"convert": plan.settings.model_dump(mode="json")}
+        with_defaults({"convert": made.settings}),
+        {"convert": plan.settings.model_dump(mode="json")},
     )
-    raise OutputExistsError(existing[0], problems=changed)
+    return changed + made.inputs.changed(plan.inputs())

@@ -9,6 +9,7 @@ from typing import Any
 from tuneserve.base import resolve_base
 from tuneserve.base.window import within_window
 from tuneserve.chat.examples import Example
+from tuneserve.errors import grouped
 from tuneserve.finetune.data.kinds import Kind, KindMember, grouped_by_kind, kinds_of, typical
 from tuneserve.finetune.data.notes import Note
 from tuneserve.finetune.data.prepare import Prepared, prepare_examples
@@ -55,7 +56,8 @@ class ShownExample(Record):
 
 class PreviewFigures(Record):
     """The counts by part of the data, the kinds of examples, what would stop the training, what was
-    changed (`notes`) and what was left out, and the typical examples that are shown."""
+    changed (`notes`) and what was left out, and the typical examples that are shown. `refused` says
+    why records are `unusable`, `near` which examples are nearly the same as held-out ones."""
 
     counts: dict[str, TokenCounts]
     kinds: list[Kind]
@@ -64,6 +66,8 @@ class PreviewFigures(Record):
     duplicates: int
     near_duplicates: int
     unusable: int
+    refused: list[str]
+    near: list[str]
     shown: list[ShownExample]
 
 
@@ -127,6 +131,8 @@ class Preview:
             duplicates=split.duplicates + split.straddling,
             near_duplicates=len(split.near),
             unusable=self.prepared.skipped,
+            refused=grouped(self.prepared.refused),
+            near=[near.describe() for near in split.near],
             shown=[shown.as_record() for shown in self.shown],
         )
 

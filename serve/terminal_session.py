@@ -157,7 +157,7 @@ class Session:
     def _save(self, text: str) -> None:
         path = _path(text, "/save")
         if path.exists() and path != self._file:
-            raise OutputExistsError(path)
+            raise OutputExistsError(path, hint="Name another file: /save FILE.")
         written = {
             "model": self.client.model,
             "options": self.client.options,

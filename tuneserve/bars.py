@@ -1,11 +1,13 @@
-"""A live bar on a terminal: label, bar, figures and a note, none of them cut.
+"""What moves on a terminal while one waits.
 
-In one line where there is room, else in two; once in two it stays so, for what moves is hard to
-read.
+A bar: label, bar, figures and a note, none of them cut; in one line where there is room, else in
+two; once in two it stays so, for what moves is hard to read. Or, of work whose parts can't be
+counted, what is done and for how long.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -60,6 +62,35 @@ class Bar:
             line.add_column(no_wrap=True)
         line.add_row(*row)
         yield line
+
+
+class Elapsed:
+    """A label that moves, and the seconds since it was made."""
+
+    def __init__(self, label: str) -> None:
+        from rich.spinner import Spinner
+
+        self._label = label
+        self._begun = time.monotonic()
+        self._spinner = Spinner("dots")
+
+    def __rich__(self) -> RenderableType:
+        from rich.text import Text
+
+        # `human_seconds` tells tenths, which would flicker. A narrow terminal cuts the label.
+        minutes, seconds = divmod(int(time.monotonic() - self._begun), 60)
+        passed = f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
+        self._spinner.update(text=Text(f"{passed}, {self._label}"))
+        return self._spinner
+
+
+@contextmanager
+def shown_while(label: str, console: Console) -> Iterator[None]:
+    """Show a label with the time that has passed while the block runs; nothing of it stays."""
+    from rich.live import Live
+
+    with Live(Elapsed(label), console=console, redirect_stdout=False, transient=True):
+        yield
 
 
 @contextmanager

@@ -192,6 +192,20 @@ def time_left(shown: str) -> str:
     return "estimating the time left" if shown == ESTIMATING else f"{shown} left"
 
 
+@contextmanager
+def waiting(label: str) -> Iterator[None]:
+    """Say what is done while the block runs, of which no parts can be counted: on a terminal with
+    the time that has passed, in a log as one line before it."""
+    if sys.stderr.isatty():
+        from tuneserve.bars import shown_while
+
+        with shown_while(visible(label), stderr_console()):
+            yield
+    else:
+        say(label)
+        yield
+
+
 Advance = Callable[..., None]
 """`advance(amount, note="")`: this much more is done; `note` is shown behind the figures."""
 

@@ -11,7 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tuneserve.errors import TuneserveError
+
 GIB = 2**30
+ON_LINUX = (
+    "Training, conversion and serving run on Linux: in WSL on Windows, in a container or a virtual "
+    "machine elsewhere (README, Where it runs)."
+)
 
 
 @dataclass(frozen=True)
@@ -50,8 +56,16 @@ _VERSION_2 = _GroupFiles(
 
 
 def main_memory(root: Path = Path("/")) -> MainMemory:
-    """The main memory as it is now. `root` is where proc and sys lie."""
-    machine, free = _of_machine(root / "proc/meminfo")
+    """The main memory as it is now. `root` is where proc and sys lie. Raises TuneserveError where
+    there is none of them: the system is no Linux."""
+    try:
+        machine, free = _of_machine(root / "proc/meminfo")
+    except FileNotFoundError as error:
+        raise TuneserveError(
+            "tells the memory on Linux, and is not here",
+            where=str(root / "proc/meminfo"),
+            hint=ON_LINUX,
+        ) from error
     limits = [found for group in _groups(root) if (found := _limit_of(*group))]
     return MainMemory(
         machine,

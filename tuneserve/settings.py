@@ -190,11 +190,18 @@ class DataSettings(Section):
         "its end, drop = it is left out, refuse = it is an error. All are counted. A text without "
         "a prompt is cut into pieces, of which none is lost.",
     )
-    eval_fraction: Fraction = Field(
-        0.05, description="Share of examples that steer training (early stopping)."
+    eval_fraction: float = Field(
+        0.05,
+        ge=0.0,
+        lt=1.0,
+        description="Share of examples that steer training (early stopping); 0 = none do.",
     )
-    test_fraction: Fraction = Field(
-        0.2, description="Share of examples held out for the benchmark; never trained on."
+    test_fraction: float = Field(
+        0.2,
+        ge=0.0,
+        lt=1.0,
+        description="Share of examples held out for the benchmark; never trained on. 0 = none are, "
+        "and there is no benchmark.",
     )
     least_held_out: int = Field(
         16,
@@ -234,8 +241,12 @@ class DataSettings(Section):
         lt=1.0,
         description="Share of the general examples in what is trained on; 0 = only measure them.",
     )
-    general_fraction: Fraction = Field(
-        0.2, description="Share of the general examples that is held out to measure the loss."
+    general_fraction: float = Field(
+        0.2,
+        gt=0.0,
+        le=1.0,
+        description="Share of the general examples that is held out to measure the loss; the rest "
+        "is there to replay. 1 = all, which leaves none to replay.",
     )
 
 
@@ -1098,8 +1109,8 @@ class Recipe(Section):
             raise ValueError("eval_fraction + test_fraction must leave examples to train on")
         if data.replay and not data.general:
             raise ValueError("replay needs general examples: set general, or replay = 0")
-        if data.general and not 0.0 < data.general_fraction < 1.0:
-            raise ValueError("general_fraction must hold some general examples out, and not all")
+        if data.replay and data.general_fraction == 1.0:
+            raise ValueError("general_fraction = 1 leaves no general examples to replay")
         return data
 
     @model_validator(mode="after")

@@ -11,6 +11,7 @@ import numpy as np
 
 from tuneserve.bench.compare.analysis import compare_scores
 from tuneserve.bench.compare.cautions import caution_answers
+from tuneserve.bench.compare.earlier import earlier_report
 from tuneserve.bench.compare.figures import reach, unit_counted
 from tuneserve.bench.compare.report_file import as_json, read_answers, read_report
 from tuneserve.bench.compare.results import AccuracyComparison, Provenance, Report
@@ -45,8 +46,9 @@ class RunRow:
     It is None for the first run, and where `why_not` says why they don't compare; `p` is
     Holm-adjusted over the runs compared. `differs` names what else is not the same as in the first
     run, though the scores compare. `measured_as`: the name that the run had when it was measured,
-    if it has another one now. `undoing`: what kinds of prompts (or sources; the `unit` that is
-    counted) not seen could undo of the difference. `reach`: which difference would have been shown.
+    if it has another one now. `earlier`: of what it is, where the run has another GGUF now.
+    `undoing`: what kinds of prompts (or sources; the `unit` that is counted) not seen could undo of
+    the difference. `reach`: which difference would have been shown.
     """
 
     report: Report
@@ -56,6 +58,7 @@ class RunRow:
     why_not: str
     differs: str = ""
     measured_as: str = ""
+    earlier: str = ""
     undoing: float = 0.0
     unit: str = "prompt"
     reach: str = ""
@@ -183,13 +186,14 @@ def compare_runs(runs: Sequence[RunDirectory]) -> RunsComparison:
             next(adjusted) if one else None,
             reason,
             _what_differs(reports[0], report),
-            "" if report.run == earlier.run else earlier.run,
+            "" if report.run == as_written.run else as_written.run,
+            outdated.of if (outdated := earlier_report(run)) else "",
             one.undoing if one else 0.0,
             unit_counted(one) if one else "prompt",
             reach(one) if one else "",
         )
-        for report, earlier, keys, one, reason in zip(
-            reports, written, shared, found, reasons, strict=True
+        for run, report, as_written, keys, one, reason in zip(
+            runs, reports, written, shared, found, reasons, strict=True
         )
     ]
     compared = {

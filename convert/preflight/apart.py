@@ -15,7 +15,7 @@ from pathlib import Path
 from tuneserve.base import ResolvedBase, hub_config, is_hub_id
 from tuneserve.chat.examples import Example
 from tuneserve.child import own_module, run_child
-from tuneserve.console import human_seconds, say
+from tuneserve.console import human_seconds, say, waiting
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.extras import missing_packages
 from tuneserve.findings import Finding
@@ -59,10 +59,11 @@ def check_apart(
         "quantizes": quantizes,
     }
     try:
-        answer = run_child(
-            own_module("tuneserve.convert.preflight"), what="its check",
-            stdin=json.dumps(request), env=_ENVIRONMENT,
-        )  # fmt: skip
+        with waiting("checking that this base can be converted"):
+            answer = run_child(
+                own_module("tuneserve.convert.preflight"), what="its check",
+                stdin=json.dumps(request), env=_ENVIRONMENT,
+            )  # fmt: skip
     except TuneserveError as error:
         return [Finding("conversion", "refused", error.render().replace("\n", " "))]
     return [Finding(**one) for one in json.loads(answer)]

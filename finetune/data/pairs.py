@@ -30,9 +30,20 @@ _PARTNERS = {
     "instruction": "output", "prompt": "completion", "question": "answer", "query": "response",
     "problem": "solution", "inputs": "targets", "user": "assistant", "human": "assistant",
 }  # fmt: skip
+_ALPACA = "alpaca", "instruction/output"
 _NO_INPUT = "<noinput>"
 _THOUGHTS = (*REASONING_KEYS, "cot", "complex_cot", "chain_of_thought")
+_NOTHING = ": there is nothing to learn from it"
 _CHOICES = ("choices", "options", "distractors", "endings")
+
+
+def keys_of(shape: str, record: Container[str]) -> tuple[list[str], str] | None:
+    """The keys of what is asked and of what is answered, in a record that was recognised as a pair;
+    None for another shape."""
+    prompt, separator, answer = (_ALPACA[1] if shape == _ALPACA[0] else shape).partition("/")
+    if not separator:
+        return None
+    return [prompt, *(key for key in _CONTEXTS if key in record and key != prompt)], answer
 
 
 def is_pair(row: Row) -> bool:
@@ -63,12 +74,12 @@ def read_pair(
         prompt_key = contexts.pop(0)
     if prompt_key is None:
         partners = {answer: prompt for prompt, answer in _PARTNERS.items()}
-        raise _missing(row, partners.get(answer_key or "", "instruction"))
+        raise _missing(row, partners.get(answer_key or "", "instruction"), PROMPTS)
     if answer_key is None:
-        raise _missing(row, _PARTNERS.get(prompt_key, "output"))
+        raise _missing(row, _PARTNERS.get(prompt_key, "output"), ANSWERS)
     shape = f"{prompt_key}/{answer_key}"
-    if shape == "instruction/output":
-        shape = "alpaca"
+    if shape == _ALPACA[1]:
+        shape = _ALPACA[0]
     prompt, answer = _messages_or(row.take(prompt_key)), _messages_or(row.take(answer_key))
     if is_conversation(prompt) or is_conversation(answer):
         before = [{"role": "user", "content": prompt}]
@@ -144,7 +155,7 @@ def _answer(row: Row, value: Any, key: str, findings: Findings) -> dict[str, Any
         value = _first_answer(value, findings)
     text = _required(value, key, findings)
     if not text.strip():
-        raise BadRecord(f"{key!r} is empty: there is nothing to learn from it")
+        raise BadRecord(f"{key!r} is empty{_NOTHING}")
     note_missing_value(text, key, findings)
     message: dict[str, Any] = {"role": "assistant", "content": text}
     thoughts = [name for name in _THOUGHTS if row.says(name) and isinstance(row.peek(name), str)]
@@ -175,7 +186,7 @@ def _first_answer(value: Any, findings: Findings) -> Any:
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         return value
     if not texts:
-        raise BadRecord("'answers' is empty: there is nothing to learn from it")
+        raise BadRecord(f"'answers' is empty{_NOTHING}")
     if len(set(texts)) > 1:
         findings.add("of several 'answers' the first is learned")
     if isinstance(decoded, dict) and any(given(v) for k, v in decoded.items() if k != "text"):
@@ -183,7 +194,11 @@ def _first_answer(value: Any, findings: Findings) -> Any:
     return texts[0]
 
 
-def _missing(row: Row, key: str) -> BadRecord:
+def _missing(row: Row, key: str, names: tuple[str, ...]) -> BadRecord:
+    """Of the `names` that would do one may be there without a value; else it is `key` that is to be
+    there."""
+    if empty := next(filter(row.is_empty, (key, *names)), None):
+        return BadRecord(f"{empty!r} is empty{_NOTHING if names is ANSWERS else ''}")
     return BadRecord(f"key {key!r} is missing; its keys are {listed(row.names()[:6])}")
 
 

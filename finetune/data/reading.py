@@ -11,7 +11,9 @@ from typing import Any
 from tuneserve.chat.examples import Example
 from tuneserve.errors import UsageError
 from tuneserve.files import sha256_text
+from tuneserve.finetune.data import pairs
 from tuneserve.finetune.data.cleaning import clean_record
+from tuneserve.finetune.data.containers import kind_of
 from tuneserve.finetune.data.formats import BadRecord, Parsed, optional_name, parse_record
 from tuneserve.finetune.data.ids import UniqueIds
 from tuneserve.finetune.data.keys import KNOWN, side_of_name
@@ -19,7 +21,12 @@ from tuneserve.finetune.data.notes import Notes
 from tuneserve.finetune.data.records import read_records
 
 ID_LENGTH = 16
+_TABLES = {".csv": "CSV", ".tsv": "TSV"}
 _SHOWN_KEYS = 20
+
+
+class UnusableError(UsageError):
+    """Examples that can't be used, which [data] skip_bad would leave out."""
 
 
 @dataclass
@@ -37,7 +44,7 @@ def read_examples(
 ) -> Read:
     """All examples of a file or folder; `fields` maps our names to the file's.
 
-    Raises UsageError naming the place of every record that can't be used, all in one error;
+    Raises UnusableError naming the place of every record that can't be used, all in one error;
     with `skip_bad` they are only counted. Raises UsageError if no example is left.
     """
     read = Read()
@@ -52,11 +59,12 @@ def read_examples(
             record, notes = clean_record(record, KNOWN | names)
             seen |= dict.fromkeys(record if names and isinstance(record, dict) else ())
             record, side = _with_side(record, side, names)
-            parsed, example = _example(record, fields, system, place)
+            table = _TABLES.get(kind_of(Path(file)), "")
+            parsed, example = _example(record, fields, system, place, table)
         except BadRecord as problem:
             read.problems.append(f"{place}: {problem}")
             continue
-        read.shapes[parsed.shape] += 1
+        read.shapes[example.shape] += 1
         for note in parsed.notes:
             read.notes.add(note, place)
         for note in (*notes, *parsed.told):
@@ -104,14 +112,18 @@ def _with_side(record: Any, side: str | None, names: frozenset[str]) -> tuple[An
 def raise_problems(
     problems: Sequence[str], total: int, *, where: str = "", what: str = "used"
 ) -> None:
-    """Raise one UsageError for all `problems` ('place: reason'); nothing if there are none."""
+    """Raise one UnusableError for all `problems` ('place: reason'); nothing if there are none."""
     if not problems:
         return
     if len(problems) == 1:
         place, _, message = problems[0].partition(": ")
-        raise UsageError(message, where=place)
-    raise UsageError(
-        f"{len(problems)} of {total} examples can't be {what}",
+        raise UnusableError(
+            f"{message} (of {total:,} examples the only one that can't be {what})",
+            where=place,
+            hint="Mend it, or pass --skip-bad to leave it out.",
+        )
+    raise UnusableError(
+        f"{len(problems):,} of {total:,} examples can't be {what}",
         where=where,
         problems=problems,
         hint="Mend them, or pass --skip-bad to leave them out.",
@@ -126,11 +138,33 @@ def _renamed(record: Any, fields: Mapping[str, str]) -> Any:
     return kept | {ours: record[theirs] for ours, theirs in fields.items() if theirs in record}
 
 
+def _in_their_words(reason: str, fields: Mapping[str, str]) -> str:
+    """A reason with the file's names of the keys beside ours."""
+    for ours, theirs in fields.items():
+        if theirs not in ("", ours):
+            reason = reason.replace(repr(ours), f"{theirs!r} ({ours})")
+    return reason
+
+
+def _shape(parsed: Parsed, record: Any, fields: Mapping[str, str], table: str) -> str:
+    """What a record was recognised as; of a table's row, or one whose keys were named, by the names
+    that the file has: 'CSV: Frage → Antwort'."""
+    keys = pairs.keys_of(parsed.shape, record)
+    if keys is None or not (table or fields):
+        return parsed.shape
+    asked, answered = keys
+    names = [f"{fields.get(key, key):.40}" for key in (*asked, answered)]
+    return f"{table}{': ' if table else ''}{' + '.join(names[:-1])} → {names[-1]}"
+
+
 def _example(
-    given: Any, fields: Mapping[str, str], system: str, place: str
+    given: Any, fields: Mapping[str, str], system: str, place: str, table: str
 ) -> tuple[Parsed, Example]:
     record = _renamed(given, fields)
-    parsed = parse_record(record, system=system, chosen=fields)
+    try:
+        parsed = parse_record(record, system=system, chosen=fields)
+    except BadRecord as problem:
+        raise BadRecord(_in_their_words(str(problem), fields)) from problem
     example = Example(
         id=optional_name(record, "id") or "",
         messages=parsed.messages,
@@ -138,6 +172,6 @@ def _example(
         source=optional_name(record, "source"),
         where=place,
         tools=parsed.tools,
-        shape=parsed.shape,
+        shape=_shape(parsed, record, fields, table),
     )
     return parsed, example

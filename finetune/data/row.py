@@ -36,16 +36,23 @@ class Row:
 
     def __init__(self, record: Mapping[str, Any], known: Collection[str]) -> None:
         self._values: dict[str, Any] = {}
+        self._empty = set[str]()
         for key, value in record.items():
             plain = key.strip().lower() if isinstance(key, str) else str(key)
             name = plain if plain in known and plain not in record else key
             if value is not None:
                 self._values[key if name in self._values else name] = value
+            else:
+                self._empty.add(name)
         self._used: set[str] = {"id", "group", "source"}
 
     def has(self, key: str) -> bool:
         """Is the key there, with whatever value?"""
         return key in self._values
+
+    def is_empty(self, key: str) -> bool:
+        """Is the key there without a value, as an empty cell of a table is?"""
+        return key in self._empty and key not in self._values
 
     def says(self, key: str) -> bool:
         """Is the key there with a value that is not empty?"""

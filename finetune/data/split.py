@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from tuneserve.chat.examples import Example, fold_messages
+from tuneserve.console import percent
 from tuneserve.files import sha256_text
 from tuneserve.finetune.data.near_duplicates import find_near_duplicates
 from tuneserve.finetune.data.notes import Notes
@@ -31,6 +32,10 @@ class NearDuplicate:
     example: Example
     held: Example
     similarity: float
+
+    def describe(self) -> str:
+        """'a.jsonl:3 is 83 % like a.jsonl:9'."""
+        return f"{self.example.where} is {percent(self.similarity, 0)} like {self.held.where}"
 
 
 @dataclass

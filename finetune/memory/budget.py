@@ -53,7 +53,12 @@ class Budget:
         """What was chosen and why, in a sentence."""
         if self.predicted is None:
             return f"memory can't be planned for this architecture; {self.chosen}"
-        room = f"{self.predicted / GIB:.1f} GiB planned of {self.available / GIB:.1f} that are free"
+        room = f"{self.predicted / GIB:.1f} GiB planned"
+        room += (
+            f" of {self.available / GIB:.1f} that are free"
+            if self.available > 0
+            else (", and nothing is free")
+        )
         if self.predicted > self.available:
             return (
                 f"WARNING: memory may not suffice: {room}, with {self.chosen}; shorter examples "

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from tuneserve.base import BaseConfig
 from tuneserve.base.window import within_window
-from tuneserve.console import say
+from tuneserve.console import waiting
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.extras import missing_packages
 from tuneserve.findings import Finding
@@ -157,7 +157,8 @@ def _time(
         return by_run(run.tokens_per_second, work, run.run)
     if not calibrate:
         raise NoForecastError("this machine was not timed (--no-calibrate)")
-    runtime = load_runtime(recipe.train.precision)
+    with waiting("loading Unsloth, to time this machine"):
+        runtime = load_runtime(recipe.train.precision)
     sharing = None
     if lengths == COUNTED:  # what examples begin with is known by their tokens
         sharing, _ = plan_sharing(recipe.train, runtime, base.config, training_set)
@@ -170,9 +171,9 @@ def _time(
         work = replace(work, computed=work.computed * (1 - saved))
     if needed_bytes(shape, runtime.precision) > budget.available:
         raise NoForecastError("timing one layer of this base takes more memory than is free")
-    say("timing this machine for about ten seconds")
-    pace = measure_pace(
-        runtime.torch, shape, settings, device=device, precision=runtime.precision,
-        batch=settings.batch_size, length=work.length,
-    )  # fmt: skip
+    with waiting("timing this machine for about ten seconds"):
+        pace = measure_pace(
+            runtime.torch, shape, settings, device=device, precision=runtime.precision,
+            batch=settings.batch_size, length=work.length,
+        )  # fmt: skip
     return by_pace(pace, work, strategy, shape, device=device)

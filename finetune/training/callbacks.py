@@ -75,6 +75,7 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         self.scalars = scalars
         self.trainer: Any = None
         self.started = time.monotonic()
+        self.evaluation_seconds = 0.0
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.started = time.monotonic()
@@ -112,7 +113,7 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
 
     def evaluating(self, name: str, done: int, batches: int) -> None:
         """A batch of an evaluation is done, of so many."""
-        self.display.progress.evaluating = f"{name}: {done} of {batches}"
+        self.display.progress.evaluates(f"{name}: {done} of {batches}")
         self.display.show()
         if self.file is not None:
             self.file.evaluating(self.display.progress)
@@ -120,11 +121,11 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any
     ) -> None:
-        self.display.progress.evaluating = ""
+        losses, before = losses_of(metrics), self.evaluation_seconds
+        self.evaluation_seconds = self.trainer.evaluation_seconds
+        self.display.progress.evaluated(losses, self.evaluation_seconds - before)
         if not state.is_world_process_zero:
             return
-        losses = losses_of(metrics)
-        self.display.progress.losses |= losses
         self.display.show()
         told = ", ".join(
             f"{name} loss {loss:.4f} (perplexity {value:,.{0 if value >= 1000 else 3}f})"

@@ -205,6 +205,7 @@ def _run_steps(
             progress_display(
                 job.schedule.steps, job.run.name,
                 epochs=examples / len(job.training_set.sampler),
+                evaluate_every=job.schedule.evaluate_every if job.encoded["eval"] else 0,
             )
         )  # fmt: skip
         logger, curves, file = None, None, None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from statistics import median
@@ -51,8 +51,9 @@ _LEAST_WIDTHS = {
 
 class Snapshot(Record):
     """How far training is at one moment: `epochs` are those that all steps make (0 = not known),
-    `losses` of the last evaluation by what was evaluated; `tokens_per_second` and `seconds_left`
-    are None until there are enough steps to say them."""
+    `losses` of the last evaluation by what was evaluated; `elapsed_seconds` and `seconds_left` are
+    those of steps and evaluations. `tokens_per_second` and `seconds_left` are None until there are
+    enough steps to say them."""
 
     step: int
     steps: int
@@ -80,9 +81,9 @@ class Snapshot(Record):
             if self.tokens_per_second is not None:
                 shown["speed"] = f"{self.tokens_per_second:,.0f} tokens/s"
             shown["memory"] = human_bytes(self.memory_bytes)
-            shown["elapsed"] = human_seconds(self.elapsed_seconds)
-            left = self.seconds_left
-            shown["left"] = ESTIMATING if left is None else human_seconds(left)
+        shown["elapsed"] = human_seconds(self.elapsed_seconds)
+        left = self.seconds_left
+        shown["left"] = ESTIMATING if left is None else human_seconds(left)
         return shown
 
 
@@ -94,6 +95,8 @@ class Progress:
     step: int = 0
     epochs: float = 0.0
     """Passes over the training examples that all steps make; 0 = not known."""
+    evaluate_every: int = 0
+    """Steps between evaluations; 0 = there are none."""
     loss: float | None = None
     learning_rate: float | None = None
     losses: dict[str, float] = field(default_factory=dict)
@@ -102,6 +105,11 @@ class Progress:
     """In use, in bytes; of the GPU where there is one."""
     evaluating: str = ""
     """What is being evaluated and how far that is ('eval: 3 of 12'); empty between evaluations."""
+    _evaluation_began: float | None = None
+    _evaluation_seconds: float = 0.0
+    """Of the last evaluation."""
+    _evaluated_at: int = 0
+    """Its step."""
     _started: float = field(default_factory=time.monotonic)
     _recent: list[tuple[float, int]] = field(default_factory=list)
     """(seconds, tokens) of the last steps. The first one is left out: layers are compiled in it,
@@ -118,6 +126,18 @@ class Progress:
             self._later = self._later[0] + seconds, self._later[1] + tokens
         self._begun = True
 
+    def evaluates(self, what: str) -> None:
+        """An evaluation is so far ('eval: 3 of 12')."""
+        if self._evaluation_began is None:
+            self._evaluation_began = time.monotonic()
+        self.evaluating = what
+
+    def evaluated(self, losses: Mapping[str, float], seconds: float) -> None:
+        """An evaluation is done, which took so long."""
+        self.losses |= losses
+        self.evaluating, self._evaluation_began = "", None
+        self._evaluation_seconds, self._evaluated_at = seconds, self.step
+
     @property
     def tokens_per_second(self) -> float | None:
         """Of the steps after the first; None until there are enough of them."""
@@ -133,11 +153,24 @@ class Progress:
 
     @property
     def seconds_left(self) -> float | None:
-        """None until there are enough steps to say it."""
-        usual = self._usual()
-        if not usual:
+        """Of the steps and evaluations to come; None until there are enough steps to say it."""
+        steps, usual = self.steps - self.step, self._usual()
+        if steps and not usual:
             return None
-        return (self.steps - self.step) * sum(s for s, _ in usual) / len(usual)
+        each = sum(s for s, _ in usual) / len(usual) if steps else 0.0
+        return steps * each + self._evaluations_left()
+
+    def _evaluations_left(self) -> float:
+        """Seconds, if each takes as long as the last one did."""
+        if not self.evaluate_every:
+            return 0.0
+        to_come = self.steps // self.evaluate_every - self.step // self.evaluate_every
+        due = self.step % self.evaluate_every == 0 and self._evaluated_at < self.step
+        found = (to_come + due) * self._evaluation_seconds
+        if self._evaluation_began is not None:
+            passed = time.monotonic() - self._evaluation_began
+            found -= min(self._evaluation_seconds, passed)
+        return found
 
     def _usual(self) -> list[tuple[float, int]]:
         """The last steps without exceptional ones; none until there are enough."""
@@ -176,10 +209,12 @@ class ProgressDisplay:
 
 
 @contextmanager
-def progress_display(steps: int, title: str, *, epochs: float = 0.0) -> Iterator[ProgressDisplay]:
-    """Show training of `steps` steps, which make `epochs` (0: not known): live on a terminal, else
-    a line every few seconds."""
-    progress = Progress(steps, epochs=epochs)
+def progress_display(
+    steps: int, title: str, *, epochs: float = 0.0, evaluate_every: int = 0
+) -> Iterator[ProgressDisplay]:
+    """Show training of `steps` steps, which make `epochs` (0: not known), with an evaluation after
+    every so many (0: none): live on a terminal, else a line every few seconds."""
+    progress = Progress(steps, epochs=epochs, evaluate_every=evaluate_every)
     if not sys.stderr.isatty():
         yield _Lines(progress)
         return

@@ -364,7 +364,8 @@ def _tell_result(result: TrainResult) -> None:
     peak = result.peak_memory
     say(
         f"trained {result.steps.done} steps in {human_seconds(result.training_seconds)} "
-        f"({result.tokens_per_second:,.0f} tokens/s), best at step {result.steps.best}; "
+        f"({result.tokens_per_second:,.0f} tokens/s) and evaluated in "
+        f"{human_seconds(result.evaluation_seconds)}; best at step {result.steps.best}; "
         f"peak memory {peak.resident_bytes / 2**30:.2f} GiB"
         + (f", GPU {peak.gpu_bytes / 2**30:.2f} GiB" if peak.gpu_bytes is not None else "")
     )

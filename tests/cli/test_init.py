@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support import ROOT, Runner
-from tuneserve.cli.recipe_draft import guessed_columns, unknown_columns
+from tuneserve.cli.columns import Column, column_of, guessed_columns, unknown_columns
 from tuneserve.recipe import load_recipe, validate
 from tuneserve.recipe_schema import recipe_schema
 from tuneserve.recipe_text import CHANGED_FIRST, recipe_text, toml_value
@@ -46,7 +46,8 @@ def test_a_recipe_is_written_with_what_data_and_base_suggest(
     arguments = ("init", "--file", tickets.name, "--base", "demo", "--no-calibrate", "--r", "8")
     refused = tuneserve(*arguments, cwd=tmp_path)
     assert refused.returncode == 2
-    assert "There are: Frage, Antwort" in refused.stderr
+    there = "There are: Frage (text of about 24 characters), Antwort (2 different values)"
+    assert there in refused.stderr
     assert "--fields instruction=Frage,output=Antwort" in refused.stderr
     mapped = ("--fields", "instruction=Frage,output=Antwort", "--json")
     done = tuneserve(*arguments, *mapped, cwd=tmp_path)
@@ -148,30 +149,118 @@ def test_it_asks_in_a_terminal(tmp_path: Path, tickets: Path) -> None:
     assert written["data"]["file"] == str(tickets)
 
 
+def test_an_empty_answer_is_named_and_may_be_left_out(
+    tuneserve: Runner, tmp_path: Path, tickets: Path
+) -> None:
+    """Of how many, in which column; the recipe then does as the command did."""
+    lines = tickets.read_bytes().split(b"\r\n")
+    lines[7] = lines[7].partition(b";")[0] + b";"
+    tickets.write_bytes(b"\r\n".join(lines))
+    arguments = ("init", "--file", tickets.name, "--base", "demo", "--no-calibrate",
+                 "--fields", "instruction=Frage,output=Antwort")  # fmt: skip
+    refused = tuneserve(*arguments, cwd=tmp_path)
+    assert refused.returncode == 2
+    reason = "'Antwort' (output) is empty: there is nothing to learn from it"
+    assert f"tickets.csv:8: {reason} (of 100 examples the only one" in refused.stderr
+    assert "--skip-bad" in refused.stderr
+    done = tuneserve(*arguments, "--skip-bad", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "1 x left out as unusable (skip_bad)" in done.stderr
+    assert load_recipe(tmp_path / "mine.toml")["data"]["skip_bad"] is True
+    for answer, code in (("n", 2), ("y", 0)):
+        ours, theirs = pty.openpty()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tuneserve", *arguments, "-o", f"{answer}.toml"], cwd=tmp_path,
+            stdin=theirs, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        os.write(ours, f"{answer}\n".encode())
+        _, stderr = process.communicate(timeout=200)
+        os.close(ours)
+        os.close(theirs)
+        assert process.returncode == code, stderr
+        assert reason in stderr
+        assert (tmp_path / f"{answer}.toml").exists() == (code == 0)
+    assert load_recipe(tmp_path / "y.toml")["data"]["skip_bad"] is True
+
+
 def test_nobody_to_ask_is_one_error(tuneserve: Runner, tmp_path: Path) -> None:
     done = tuneserve("init", "--base", "demo", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: --file: is not given, and there is nobody to ask\n"
 
 
+TEXTS = ["The printer in room 4 does nothing.", "Who pays for the train?", "Nothing works here."]
+CLASSES = ["IT", "Travel", "IT"]
+
+
+def guess(columns: dict[str, list[str]]) -> tuple[str, str]:
+    """What is guessed of a table, given by columns."""
+    records = max(map(len, columns.values()))
+    found = guessed_columns([column_of(name, cells, records) for name, cells in columns.items()])
+    return found.asked.name, found.answered.name
+
+
 def test_columns_are_asked_about_only_where_none_is_known(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text('{"Frage": "a", "id": 1, "Antwort": "b"}\n' * 2)
-    assert unknown_columns(path) == {"Frage": True, "Antwort": True}
+    assert [column.name for column in unknown_columns(path)] == ["Frage", "Antwort"]
     path.write_text('{"instruction": "a", "extra": 1}\n')
-    assert unknown_columns(path) == {}
-    assert guessed_columns({"Label": True, "Text of it": True}) == ("Text of it", "Label")
-    assert guessed_columns({"a": True, "b": True, "c": True}) == ("a", "c")
+    assert unknown_columns(path) == []
 
 
-def test_a_column_with_gaps_is_not_taken_for_the_answer(tmp_path: Path) -> None:
-    path = tmp_path / "x.csv"
-    path.write_text("Nr;Anfrage;Team;Notiz\n1;a;x;\n2;b;y;klein\n")
-    columns = unknown_columns(path)
-    assert columns == {"Nr": True, "Anfrage": True, "Team": True, "Notiz": False}
-    assert guessed_columns(columns) == ("Anfrage", "Team")
-    assert guessed_columns({"a": False, "b": True, "c": True, "d": False}) == ("b", "c")
-    assert guessed_columns({"a": False, "b": False}) == ("a", "b")
+@pytest.mark.parametrize(
+    ("columns", "asked", "answered"),
+    [
+        ({"Label": CLASSES, "Text of it": TEXTS}, "Text of it", "Label"),
+        ({"a": TEXTS, "b": CLASSES, "c": TEXTS}, "a", "b"),
+        # Prices, numbers, dates and ids stand around what is meant.
+        (
+            {
+                "Nr.": ["1", "2", "3"], "Kunde": ["K1", "K2", "K3"], "Was ist los": TEXTS,
+                "Wer": CLASSES, "Datum": ["2024-01-02", "2024-01-03", "3.1.2024"],
+                "Kosten": ["12,50 €", "3,00 €", "EUR 1.204,10"],
+            },
+            "Was ist los", "Wer",
+        ),
+        ({"id no": ["7", "8", "9"], "вопрос": TEXTS, "ответ": TEXTS, "цена": ["1", "2", "3"]},
+         "вопрос", "ответ"),
+        ({"Preis": ["1", "2", "3"], "Réponse": TEXTS, "Demande": TEXTS}, "Demande", "Réponse"),
+        ({"状态": ["好", "好", "好"], "问题": ["打印机3坏了吗", "谁付钱?"], "答案": ["是", "不"],
+          "时间": ["10:30"] * 3}, "问题", "答案"),
+        # A name that says so is believed, whatever the column holds.
+        ({"Aufgabe": ["1 + 1", "2 + 5", "3 + 3"], "Bemerkung": TEXTS, "Ergebnis": ["2", "7", "6"]},
+         "Aufgabe", "Ergebnis"),
+        ({"Umsatz": ["1", "2", "3"], "Wunsch": TEXTS, "Wer": CLASSES}, "Wunsch", "Wer"),
+        ({"Antworttext": TEXTS, "Anfrage": TEXTS}, "Anfrage", "Antworttext"),
+        # A column with gaps is not taken for the answer.
+        ({"Nr": ["1", "2", "3"], "Anfrage": TEXTS, "Wer": CLASSES, "Notiz": ["klein"]},
+         "Anfrage", "Wer"),
+        ({"a": ["x"], "b": ["yes", "zap", "wow"], "c": ["u", "v", "u"], "d": []}, "b", "c"),
+        ({"a": ["1", "2"], "b": ["3", "4"]}, "a", "b"),
+    ],
+)  # fmt: skip
+def test_columns_are_guessed_by_name_and_content(
+    columns: dict[str, list[str]], asked: str, answered: str
+) -> None:
+    assert guess(columns) == (asked, answered)
+
+
+def test_what_speaks_for_a_guess_is_told() -> None:
+    columns = [column_of("Nr.", ["1", "2", "3"], 3), column_of("Anfrage", TEXTS, 3),
+               column_of("Wer", CLASSES, 4)]  # fmt: skip
+    assert guessed_columns(columns).why() == (
+        "Anfrage is asked: its name, text of about 26 characters; Wer is answered: 2 different "
+        "values, with gaps"
+    )
+    assert columns[0].describe() == "numbers"
+    same = column_of("x", ["a", "a"], 2)
+    assert (same, same.describe()) == (Column("x", "text", True, True, 1, 1.0), "always the same")
+
+
+@given(st.lists(st.text(), min_size=1))
+def test_every_column_holds_something(values: list[str]) -> None:
+    assert column_of("x", values, len(values)).describe()
 
 
 @given(st.text())

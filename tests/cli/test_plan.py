@@ -115,6 +115,14 @@ def test_a_gpu_that_is_not_there_is_told(tuneserve: Runner, tmp_path: Path) -> N
     assert told not in tuneserve(*arguments, "--cpu").stderr
 
 
+@pytest.mark.parametrize("vram", [0.25, 0.75])
+def test_where_nothing_is_left_for_training_no_negative_room_is_told(vram: float) -> None:
+    recipe = Recipe.model_validate({"train": {"vram": vram}})
+    first = plan(recipe, next(iter(SHAPES.values())), device="cuda").advice[0]
+    assert f"does NOT fit: of {vram} GiB nothing is left for it" in first
+    assert "-0" not in first
+
+
 @given(
     shape=st.sampled_from(list(SHAPES.values())),
     vram=st.floats(1.0, 90.0),

@@ -81,8 +81,22 @@ def test_makes_verified_files_and_remembers_how(run: RunDirectory) -> None:
     # The files that are there are still its.
     assert run.require_stage("convert", ConvertResult) == result
     (run.adapter / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
-    with pytest.raises(OutputExistsError):
+    with pytest.raises(OutputExistsError) as caught:
         convert(run, SETTINGS, skip_done=True)
+    assert caught.value.problems == ["the adapter has changed since"]
+    run.tuned_gguf("Q8_0").rename(run.tuned_gguf("Q5_0"))
+    with pytest.raises(OutputExistsError) as caught:
+        convert(run, SETTINGS.model_copy(update={"quantization": "Q5_0"}))
+    assert caught.value.problems == [
+        "it is of an earlier conversion; the last one made small-Q8_0.gguf"
+    ]
+    run.tuned_gguf("Q5_0").rename(run.tuned_gguf("Q8_0"))
+    run.update(stages={"train": run.read().stages["train"]})
+    with pytest.raises(OutputExistsError) as caught:
+        convert(run, SETTINGS)
+    assert caught.value.problems == [
+        "it is of an earlier training, or of a conversion that was not recorded"
+    ]
     assert run.tuned_gguf("Q8_0").stat().st_mtime_ns == stamp
 
 
@@ -250,6 +264,12 @@ def test_adapter_only(run: RunDirectory) -> None:
     assert system_prompt_of(GGUFFile(run.base_gguf("Q8_0"))) == ""
     with pytest.raises(OutputExistsError):
         convert_adapter(run, SETTINGS)
+    template = (run.adapter / "chat_template.jinja").read_text()
+    (run.adapter / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
+    with pytest.raises(OutputExistsError) as caught:
+        convert_adapter(run, SETTINGS, skip_done=True)
+    assert caught.value.problems == ["the adapter has changed since"]
+    (run.adapter / "chat_template.jinja").write_text(template)
     # The base that is there already is used again.
     stamp = run.base_gguf("Q8_0").stat().st_mtime_ns
     with pytest.raises(VerificationError, match="failed verification"):

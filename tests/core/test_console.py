@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from tuneserve import console
-from tuneserve.bars import Bar
+from tuneserve.bars import Bar, Elapsed
 
 
 @pytest.mark.parametrize(
@@ -46,6 +46,23 @@ def test_plain_lines_in_a_log(
     assert lines[1].endswith(" left")
     assert lines[2].startswith("merge: 100 %")
     assert lines[2].endswith("done")
+
+
+def test_a_wait_without_parts_is_a_line_in_a_log(capsys: pytest.CaptureFixture[str]) -> None:
+    with console.waiting("checking\x1b[2J"):
+        assert capsys.readouterr().err == "checking\\x1b[2J\n"
+    assert capsys.readouterr().err == ""
+
+
+def test_a_wait_without_parts_tells_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    shown = Console(file=screen, force_terminal=True, width=20, soft_wrap=True)
+    clock = iter([0.0, 7.2, 71.9])
+    monkeypatch.setattr("tuneserve.bars.time.monotonic", lambda: next(clock))
+    elapsed = Elapsed("checking that this base can be converted")
+    for passed in ("7 s, checking", "1 min 11 s"):
+        shown.print(elapsed)
+        assert passed in screen.getvalue()
 
 
 def test_the_time_left_in_a_log_does_not_follow_from_the_first_part(

@@ -14,6 +14,8 @@ import pytest
 
 from tests.support import ROOT
 from tuneserve.cli import diagnose as doctor
+from tuneserve.errors import TuneserveError
+from tuneserve.llama import allowed_cores
 from tuneserve.memory import GIB, MainMemory, main_memory
 
 V1, V2 = "sys/fs/cgroup/memory", "sys/fs/cgroup"
@@ -135,6 +137,23 @@ def test_more_used_than_the_limit_leaves_nothing(tmp_path: Path) -> None:
 def test_this_machine_has_memory() -> None:
     found = main_memory()
     assert 0 < found.available <= found.total <= found.machine
+
+
+def test_where_there_is_no_linux_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(TuneserveError) as caught:
+        main_memory(tmp_path)
+    assert "run on Linux: in WSL on Windows" in caught.value.hint
+    assert doctor._system() == []
+    monkeypatch.setattr("tuneserve.cli.diagnose.platform.release", lambda: "6.6-microsoft-WSL2")
+    (wsl,) = doctor._system()
+    assert (wsl.status, wsl.found.endswith(": WSL")) == ("ok", True)
+    monkeypatch.setattr("tuneserve.cli.diagnose.sys.platform", "darwin")
+    (system,) = doctor._system()
+    assert (system.status, system.advice) == ("missing", caught.value.hint)
+    monkeypatch.delattr("os.sched_getaffinity")
+    assert len(allowed_cores()) == os.cpu_count()
 
 
 def test_the_doctor_shows_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,7 +69,14 @@ def test_nothing_left_to_train_on_is_refused(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("[data]\nreplay = 0.1\n", r"recipe\.toml:1: data: replay needs general examples"),
-        ("[data]\ngeneral = 'x'\ngeneral_fraction = 0\n", "must hold some general examples out"),
+        (
+            "[data]\ngeneral = 'x'\ngeneral_fraction = 0\n",
+            "data.general_fraction: .* greater than 0",
+        ),
+        (
+            "[data]\ngeneral = 'x'\nreplay = 0.1\ngeneral_fraction = 1\n",
+            "general_fraction = 1 leaves no general examples to replay",
+        ),
         ("[train]\nmax_general_rise = 0.1\n", r"recipe\.toml: train\.max_general_rise needs data"),
         (
             "[data]\ngeneral = 'x'\neval_fraction = 0\n[train]\nmax_general_rise = 0.1\n",

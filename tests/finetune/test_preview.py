@@ -48,4 +48,6 @@ def test_preview_shows_examples_and_figures_and_refuses_what_training_would(
     assert skipping.returncode == 0, skipping.stderr
     told = json.loads(skipping.stdout)
     assert (told["unusable"], told["problems"]) == (1, [])
+    (reason,) = told["refused"]
+    assert reason.startswith(f"{path}:31: no token to train on")
     assert sum(part["examples"] for part in told["counts"].values()) == 30

@@ -155,7 +155,8 @@ def test_a_saved_conversation_goes_on(address: str, replies: type[Replies], tmp_
     assert replies.asked[-1]["min_p"] == 0.1
     code, _, err = piped(address, "/save talk.json\n", cwd=tmp_path)
     assert code == 2
-    assert "talk.json" in err
+    assert "talk.json: already exists\n  Name another file: /save FILE." in err
+    assert "--force" not in err
     assert contents(json.loads((tmp_path / "talk.json").read_text())) == contents(saved)
 
 

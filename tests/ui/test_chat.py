@@ -68,6 +68,25 @@ def test_both_answer_in_their_columns_and_end_with_the_page(
         page.run("document.querySelector('#prompt').form.requestSubmit()")
         page.wait(f"{ANSWERS}.length === 2", 60)
         texts = page.run("[...document.querySelectorAll('.turns')].map(t => t.innerText)")
+        page.call("Page.reload")  # the token and the conversation are kept
+        page.wait(READY, 60)
+        kept = page.run("[...document.querySelectorAll('.turns')].map(t => t.innerText)")
+        assert kept == texts
+        page.run("document.querySelector('#prompt').value = 'And 2+2?'")
+        page.run("document.querySelector('#prompt').form.requestSubmit()")
+        page.wait(f"{ANSWERS}.length === 4", 60)
+        page.run("[...document.querySelectorAll('button')]"
+                 ".find(one => one.textContent === 'New conversation').click()")  # fmt: skip
+        page.call("Page.reload")
+        page.wait(READY, 60)
+        assert page.run("document.querySelectorAll('.turn').length") == 0
+        strange = {"base": [{"question": 1, "answer": {}, "note": None}, 7], "tuned": "x"}
+        page.run(
+            f"localStorage.setItem('tuneserve.ui.chat.mine', {json.dumps(json.dumps(strange))})"
+        )
+        page.call("Page.reload")
+        page.wait(READY, 60)
+        assert page.run("document.querySelectorAll('.turn.user').length") == 2
     # The same model, greedily: the same answer, behind the same question.
     lines = [text.splitlines() for text in texts]
     assert lines[0][0] == lines[1][0] == "What is 1+1? Answer briefly."

@@ -127,6 +127,36 @@ def test_a_form_is_filled_by_keys_and_a_refusal_is_shown(page: Browser, ui: Runn
     assert 'file = "none.jsonl"' in (ui.folder / "runs" / "mine.toml").read_text()
 
 
+def test_an_error_goes_with_the_next_attempt(page: Browser, ui: RunningUI) -> None:
+    """Of whatever button; and the page says why examples are left out."""
+    (ui.folder / "gaps.csv").write_text(
+        "question,answer\n" + "".join(f"What is {n}?,It is {n}.\n" for n in range(40)) + "And?,\n"
+    )
+    show(page, "start/train", "New training")
+    of_form, of_data = "form > pre.bad:not([hidden])", "[aria-live] > pre.bad"
+    for selector in (of_form, of_data):
+        assert page.run(f"document.querySelector({selector!r})") is None
+    page.run("document.querySelector('#recipe').value = 'none.toml'")
+    page.run("document.querySelector('[aria-label=\"Fill in from the recipe\"]').click()")
+    page.wait(f"document.querySelector({of_form!r}) !== null", 20)
+    page.run("document.querySelector('#data-file').value = 'none.jsonl'")
+    page.run("document.querySelector('[aria-label=\"Preview the data\"]').click()")
+    page.wait(f"document.querySelector({of_data!r}) !== null", 60)
+    assert page.run(f"document.querySelector({of_form!r})") is None
+    page.run("document.querySelector('#recipe').value = 'sentiment'")
+    page.run("document.querySelector('[aria-label=\"Fill in from the recipe\"]').click()")
+    page.wait(f"document.querySelector({of_data!r}) === null", 20)
+    page.run("document.querySelector('#data-file').value = 'gaps.csv'")
+    page.run("document.querySelector('#data-wordings').value = ''")
+    page.run("document.querySelector('#data-general').value = ''")
+    page.run("document.querySelector('#data-skip_bad').checked = true")
+    page.run("document.querySelector('[aria-label=\"Preview the data\"]').click()")
+    page.wait("document.querySelector('.reason') !== null", 90)
+    assert page.run("document.querySelector('.reason').textContent").strip() == (
+        "gaps.csv:42: 'answer' is empty: there is nothing to learn from it"
+    )
+
+
 def test_a_training_is_drawn_as_its_file_grows(page: Browser, ui: RunningUI) -> None:
     run = RunDirectory(ui.folder / "runs" / "second")
     record = json.loads(run.record_path.read_text())

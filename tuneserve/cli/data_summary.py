@@ -6,11 +6,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from tuneserve.console import percent, say, table
+from tuneserve.console import say, table
+from tuneserve.errors import grouped
 
 if TYPE_CHECKING:
     from tuneserve.finetune.data.kinds import Kind
     from tuneserve.finetune.data.notes import Note
+    from tuneserve.finetune.data.prepare import Prepared
     from tuneserve.finetune.data.split import Split
 
 SHOWN = 20
@@ -39,10 +41,7 @@ def say_removed(split: Split) -> None:
         "a held-out prompt is the same": split.straddling,
         "a held-out prompt is nearly the same (near_duplicates)": len(split.near),
     }
-    pairs = [
-        f"  {near.example.where} is {percent(near.similarity, 0)} like {near.held.where}"
-        for near in split.near
-    ]
+    pairs = [f"  {near.describe()}" for near in split.near]
     counted = [f"{count:,} x {reason}" for reason, count in reasons.items() if count]
     say_list("Removed as duplicates:", [*counted, *limited(pairs, NEAR_SHOWN, indent="  ")])
 
@@ -54,6 +53,17 @@ def say_changes(notes: Iterable[Note], lines: Sequence[str]) -> None:
     odd = limited(note.line() for note in notes if note.odd)
     say_list("Changed, left out or cut:", [*odd, *lines])
     say_list("For information:", limited(note.line() for note in notes if not note.odd))
+
+
+def left_out(prepared: Prepared) -> list[str]:
+    """How many records skip_bad left out, and why those that could not be read."""
+    if not prepared.skipped:
+        return []
+    reasons = [f"    {reason}" for reason in grouped(prepared.refused)]
+    return [
+        f"{prepared.skipped:,} x left out as unusable (skip_bad)",
+        *limited(reasons, indent="    "),
+    ]
 
 
 def say_list(title: str, lines: Sequence[str]) -> None:

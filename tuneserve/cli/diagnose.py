@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import platform
 import shutil
 import sys
@@ -13,8 +12,10 @@ from tuneserve.console import human_bytes
 from tuneserve.extras import installed_version, missing_packages
 from tuneserve.findings import Diagnosis, Finding
 from tuneserve.finetune.runtime.libraries import FIRST_ON_CPU, unsloth_command
-from tuneserve.memory import main_memory
+from tuneserve.llama import allowed_cores
+from tuneserve.memory import ON_LINUX, main_memory
 
+_AMD_GPU = Path("/dev/kfd")
 EXTRAS = {
     "train": "to train", "convert": "to convert", "bench": "to compare quantizations",
     "sweep": "to try other settings (tuneserve sweep)",
@@ -25,7 +26,8 @@ def diagnose() -> Diagnosis:
     """Look at Python, hardware, packages and the demo model. Imports torch and llama_cpp."""
     findings = [
         _python(),
-        _memory(),
+        *_system(),
+        *([_memory()] if sys.platform == "linux" else []),
         _disk(),
         *_torch_and_unsloth(),
         _llama_cpp(),
@@ -42,9 +44,20 @@ def _python() -> Finding:
     return Finding("Python", "missing", version, "tuneserve needs Python 3.11 or 3.12")
 
 
+def _system() -> list[Finding]:
+    """Nothing on Linux, but for that of Windows."""
+    name = f"{platform.system()} {platform.release()}, {platform.machine()}"
+    if sys.platform != "linux":
+        return [Finding("System", "missing", name, ON_LINUX)]
+    if "microsoft" in platform.release().lower():
+        advice = "keep data and runs below your home directory: /mnt is slow"
+        return [Finding("System", "ok", f"{name}: WSL", advice)]
+    return []
+
+
 def _memory() -> Finding:
     memory = main_memory()
-    found = f"{len(os.sched_getaffinity(0))} cores, {human_bytes(memory.total)}"
+    found = f"{len(allowed_cores())} cores, {human_bytes(memory.total)}"
     if memory.total < memory.machine:
         found += f" (this process's limit; the machine has {human_bytes(memory.machine)})"
     return Finding("CPU and RAM", "ok", f"{found}, {human_bytes(memory.available)} available")
@@ -79,7 +92,11 @@ def _torch_and_unsloth() -> list[Finding]:
         free, total = torch.cuda.mem_get_info(index)
         name = torch.cuda.get_device_name(index)
         shown = f"{name}, {human_bytes(free)} of {human_bytes(total)} free"
-        gpus.append(Finding(f"GPU {index}", "ok", shown))
+        if torch.version.hip:
+            advice = "by ROCm, with which nothing here was tried"
+            gpus.append(Finding(f"GPU {index}", "note", shown, advice))
+        else:
+            gpus.append(Finding(f"GPU {index}", "ok", shown))
     return [torch_finding, *gpus, _unsloth(has_gpu=True)]
 
 
@@ -116,6 +133,9 @@ def _llama_cpp() -> Finding:
     found = f"{version}, CPU only, {vector}"
     if _has_nvidia_gpu():
         advice = f"to use the GPU: CMAKE_ARGS=-DGGML_CUDA=on {reinstall}"
+        return Finding(name, "note", found, advice)
+    if _AMD_GPU.exists():
+        advice = f"to use the AMD GPU (not tried here): CMAKE_ARGS=-DGGML_VULKAN=on {reinstall}"
         return Finding(name, "note", found, advice)
     if built_with_amx():
         advice = (

@@ -69,8 +69,20 @@ def command(
     _ask(tables, "data", "file", "Examples (a file, a folder, a pattern, hub:owner/name)", None)
     _ask(tables, "model", "base", "Base model (a folder, a .gguf, a hub id, demo)", "demo")
     _map_columns(tables)
+    from tuneserve.finetune.data.reading import UnusableError
+
     recipe = validate(tables, where="settings")
-    found = _look(recipe)
+    try:
+        found = _look(recipe)
+    except UnusableError as error:
+        if not sys.stdin.isatty():
+            raise
+        say(error.render(), lines=True)
+        if not click.confirm("Leave out what can't be used (skip_bad)?", err=True):
+            raise click.exceptions.Exit(error.exit_code) from error
+        tables["data"]["skip_bad"] = True
+        recipe = validate(tables, where="settings")
+        found = _look(recipe)
     for section, values in found["suggested"].items():
         tables[section] = {**values, **tables.get(section, {})}
     recipe = validate(tables, where="settings")
@@ -124,24 +136,27 @@ def _ask(
 
 def _map_columns(tables: dict[str, dict[str, Any]]) -> None:
     """Ask which columns are meant where none has a name that is known."""
-    from tuneserve.cli.recipe_draft import guessed_columns, unknown_columns
+    from tuneserve.cli.columns import guessed_columns, unknown_columns
 
     data = tables["data"]
-    columns = {} if data.get("fields") else unknown_columns(Path(data["file"]))
+    columns = [] if data.get("fields") else unknown_columns(Path(data["file"]))
     if len(columns) < 2:
         return
-    asked, answered = guessed_columns(columns)
-    shown = ", ".join(columns)
-    guess = shlex.quote(f"instruction={asked},output={answered}")
+    guess = guessed_columns(columns)
+    asked, answered = guess.asked.name, guess.answered.name
+    shown = ", ".join(f"{column.name} ({column.describe()})" for column in columns)
+    option = shlex.quote(f"instruction={asked},output={answered}")
     if not sys.stdin.isatty():
         raise UsageError(
             f"which column is the prompt, and which one the answer? There are: {shown}",
             where=str(data["file"]),
-            hint=f"Say so, perhaps: --fields {guess}",
+            hint=f"It seems that {guess.why()}. Say so: --fields {option}",
         )
     say(f"columns: {shown}")
-    asked = _choose("Which column is the prompt?", asked, columns)
-    answered = _choose("Which column is the answer?", answered, columns)
+    say(f"suggested: {guess.why()}")
+    names = [column.name for column in columns]
+    asked = _choose("Which column is the prompt?", asked, names)
+    answered = _choose("Which column is the answer?", answered, names)
     data["fields"] = (f"instruction={asked}", f"output={answered}")
 
 
@@ -156,7 +171,7 @@ def _choose(question: str, default: str, columns: Collection[str]) -> str:
 def _look(recipe: Recipe) -> dict[str, Any]:
     """Read data and base, show what they are, and return what they suggest."""
     from tuneserve.base import read_base_config
-    from tuneserve.cli.data_summary import say_changes, say_removed
+    from tuneserve.cli.data_summary import left_out, say_changes, say_removed
     from tuneserve.cli.recipe_draft import draft
     from tuneserve.finetune.data.prepare import prepare_examples
     from tuneserve.model_shape import ModelShape
@@ -165,7 +180,7 @@ def _look(recipe: Recipe) -> dict[str, Any]:
     counts = prepared.split.counts()
     parts = ", ".join(f"{count:,} {part}" for part, count in counts.items())
     say(f"examples ({', '.join(prepared.shapes)}): {parts}")
-    say_changes(prepared.notes, [])
+    say_changes(prepared.notes, left_out(prepared))
     say_removed(prepared.split)
     base = read_base_config(recipe.model.base)
     shape = ModelShape.of(base.config, base.where)

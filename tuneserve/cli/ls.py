@@ -31,7 +31,9 @@ def command(as_json: bool) -> None:
     rows = []
     for run in runs:
         base, tuned = (run.figures.get(f"accuracy_{model}") for model in ("base", "tuned"))
-        right = "" if base is None or tuned is None else f"{100 * base:.1f} → {100 * tuned:.1f}"
+        right = "" if base is None or tuned is None else _right(base, tuned)
+        if earlier := run.earlier_report:
+            right = f"({_right(earlier.accuracy_base, earlier.accuracy_tuned)})"
         loss = run.figures.get("eval_loss")
         rows.append(
             [
@@ -41,5 +43,12 @@ def command(as_json: bool) -> None:
         )  # fmt: skip
     table(f"Runs in {runs_directory()}",
           ["run", "base", "state", "eval loss", "right, %", "size"], rows)  # fmt: skip
+    for run in runs:
+        if run.earlier_report:
+            say(f"{run.name}: {run.earlier_report.describe(run.name)}")
     if spare := sum(run.removable_bytes for run in runs):
         say(f"{human_bytes(spare)} can be removed and every run stays whole: tuneserve clean")
+
+
+def _right(base: float, tuned: float) -> str:
+    return f"{100 * base:.1f} → {100 * tuned:.1f}"

@@ -140,6 +140,7 @@ def _show(work: Forecast) -> None:
         say(f"time: left out, {work.left_out}")
         return
     say(
-        f"time: {human_range(*work.time.seconds)} at about {work.time.tokens_per_second:,.0f} "
-        f"tokens/s, by {work.time.known_from}; without loading the base"
+        f"time: {human_range(*work.time.seconds)} for steps and evaluations, at about "
+        f"{work.time.tokens_per_second:,.0f} tokens/s, by {work.time.known_from}; checks, loading "
+        "and saving come on top"
     )

@@ -145,14 +145,19 @@ def _largest_batch(
 def _training_advice(
     strategy: MemoryStrategy, largest: dict[str, int], available: float
 ) -> list[str]:
-    room = f"{available / GIB:.1f} GiB that training can use"
     verdict = "fits into" if strategy.memory.total <= available else "does NOT fit into"
+    verdict += f" the {available / GIB:.1f} GiB that training can use"
+    if available <= 0:
+        verdict = (
+            f"does NOT fit: of {available / GIB + RESERVED_GIB:g} GiB nothing is left for it, the "
+            f"CUDA context and the allocator's gaps take {RESERVED_GIB:g} GiB"
+        )
     names = {"false": "off", "true": "plain", "unsloth": "offloaded"}
     batches = ", ".join(
         f"{batch or 'none'} with checkpointing {names[kind]}" for kind, batch in largest.items()
     )
     return [
-        f"training takes {strategy.memory.total / GIB:.1f} GiB and {verdict} the {room}",
+        f"training takes {strategy.memory.total / GIB:.1f} GiB and {verdict}",
         f"largest batch computed at a time: {batches}",
     ]
 

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from tuneserve.cli.common import config_option
-from tuneserve.cli.data_summary import limited, say_changes, say_kinds, say_removed
+from tuneserve.cli.data_summary import left_out, say_changes, say_kinds, say_removed
 from tuneserve.console import print_json, say, stderr_console, table
-from tuneserve.errors import UsageError, grouped
 from tuneserve.extras import require_extra
 from tuneserve.options import PREFLIGHT_SETTINGS, resolve_settings, settings_options
 from tuneserve.run import runs_directory
@@ -61,19 +60,15 @@ def command(
     """
     recipe = resolve_settings(context, recipe=config)
     require_extra("train", "showing what is trained")
+    from tuneserve.finetune.data.reading import raise_problems
     from tuneserve.finetune.preview import preview
 
     found = preview(recipe, examples=examples)
     show(found)
     if as_json:
         print_json(found.figures().to_json())
-    if found.problems:
-        raise UsageError(
-            f"{len(found.problems)} examples can't be trained on",
-            where=str(recipe.data.file),
-            problems=found.problems,
-            hint="Mend them, or train with --skip-bad to leave them out.",
-        )
+    total = sum(counts.examples for counts in found.counts.values())
+    raise_problems(found.problems, total, where=str(recipe.data.file), what="trained on")
     from tuneserve.base import resolve_base
     from tuneserve.convert.preflight import require_convertible
 
@@ -95,10 +90,7 @@ def show(found: Preview) -> None:
         for part, counts in found.counts.items()
         if counts.truncated
     ]
-    if prepared.skipped:
-        lines.append(f"{prepared.skipped:,} x left out as unusable (skip_bad)")
-        lines += limited([f"    {reason}" for reason in grouped(prepared.refused)], indent="    ")
-    say_changes(prepared.notes, lines)
+    say_changes(prepared.notes, [*lines, *left_out(prepared)])
     say_removed(prepared.split)
     if found.epoch:
         say(found.epoch)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,18 +12,13 @@ from tuneserve.base import BaseConfig
 from tuneserve.base.window import longest_text
 from tuneserve.errors import TuneserveError
 from tuneserve.files import read_json
-from tuneserve.finetune.data.formats import BadRecord
-from tuneserve.finetune.data.hub import local_path
-from tuneserve.finetune.data.keys import KNOWN, MARKS
 from tuneserve.finetune.data.prepare import Prepared
-from tuneserve.finetune.data.records import read_records
 from tuneserve.finetune.timing.lengths import COUNTED, longest_example
 from tuneserve.gguf.reader import GGUFFile
 from tuneserve.gguf.vocabulary import TEMPLATE
 from tuneserve.model_shape import ModelShape
 from tuneserve.settings import ModelSettings, Recipe
 
-_LOOKED_AT = 200
 # Where the longest example is estimated from its characters: some vocabularies take more tokens.
 _MARGIN = 1.5
 _SHORTEST = 256
@@ -34,8 +27,6 @@ _SMALL_MODEL, _SMALL_RATE = 500_000_000, 8e-4
 # Passes over fewer examples than this.
 _EPOCHS = ((500, 3.0), (5_000, 2.0))
 _FEW_ANSWERS = 20
-_ASKED = ("question", "frage", "prompt", "input", "text", "instruction", "query", "pregunta")
-_ANSWERED = ("answer", "antwort", "output", "label", "response", "completion", "respuesta")
 
 
 @dataclass
@@ -48,38 +39,6 @@ class Draft:
     def add(self, section: str, name: str, value: Any, reason: str) -> None:
         self.settings.setdefault(section, {})[name] = value
         self.reasons.append(f"{section}.{name} = {value}: {reason}")
-
-
-def unknown_columns(path: Path) -> dict[str, bool]:
-    """The keys of the first records where none of them says what is asked or answered, and whether
-    each record has a value of it; else none. Raises UsageError if the data can't be read."""
-    filled: Counter[str] = Counter()
-    records = 0
-    for raw in itertools.islice(read_records(local_path(path)), _LOOKED_AT):
-        if isinstance(raw.record, BadRecord) or not isinstance(raw.record, dict):
-            return {}
-        records += 1
-        for key, value in raw.record.items():
-            filled[str(key)] += value not in (None, "")
-    if any(key.strip().lower() in MARKS for key in filled):
-        return {}
-    return {
-        key: count == records for key, count in filled.items() if key.strip().lower() not in KNOWN
-    }
-
-
-def guessed_columns(columns: Mapping[str, bool]) -> tuple[str, str]:
-    """Of two columns or more, which is probably asked and which answered, by their names or else by
-    their places among those that have a value everywhere (the mapping's value)."""
-    whole = [column for column, everywhere in columns.items() if everywhere]
-    asked = _first_like(columns, _ASKED) or next(iter(whole or columns))
-    others = [column for column in columns if column != asked]
-    likely = [column for column in whole if column != asked] or others
-    return asked, _first_like(others, _ANSWERED) or likely[-1]
-
-
-def _first_like(columns: Iterable[str], words: Sequence[str]) -> str | None:
-    return next((c for word in words for c in columns if word in c.lower()), None)
 
 
 def draft(recipe: Recipe, prepared: Prepared, base: BaseConfig, shape: ModelShape) -> Draft:

@@ -63,6 +63,8 @@ def show(found: RunsComparison) -> None:
         say(f"{row.report.run}: {row.report.verdict.sentence}")
         if row.measured_as:
             say(f"{row.report.run} was measured under the name {row.measured_as}")
+        if row.earlier:
+            say(f"{row.report.run}: this benchmark is {row.earlier}")
         if row.differs:
             first = found.rows[0].report.run
             say(f"{row.report.run} differs from {first} in {row.differs}")

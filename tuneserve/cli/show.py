@@ -38,6 +38,9 @@ def command(run_name: str, as_json: bool) -> None:
     table("Figures", ["figure", "value"], figures)
     if found.verdict:
         say(found.verdict)
+    if found.earlier_report:
+        say(found.earlier_report.describe(found.name))
+        say(f"  {found.earlier_report.verdict}")
     parts = [[name, human_bytes(size)] for name, size in detail.parts_bytes.items()]
     table("On disk", ["part", "size"], parts)
     for part in detail.removable:

@@ -89,10 +89,16 @@ def built_with_amx() -> bool:
     return b"AMX_INT8 = 1" in backend().llama_print_system_info()
 
 
+def allowed_cores() -> set[int]:
+    """The cores that this process may use, by number; all where the system does not tell."""
+    told = getattr(os, "sched_getaffinity", None)
+    return set(told(0)) if told else set(range(os.cpu_count() or 1))
+
+
 @cache
 def physical_cores() -> int:
     """Physical cores this process may use; hyper-threads share the arithmetic units."""
-    allowed = os.sched_getaffinity(0)
+    allowed = allowed_cores()
     siblings = set()
     for cpu in allowed:
         topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")

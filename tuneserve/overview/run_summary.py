@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
+from tuneserve.bench.compare.earlier import EarlierReport, earlier_report
 from tuneserve.bench.result import BenchResult
 from tuneserve.convert.result import ConvertOutput
 from tuneserve.errors import TuneserveError
@@ -21,7 +22,8 @@ class RunSummary(Record):
     """A run: what it was made of, how far it came, its figures and sizes in bytes.
 
     `figures` are by name, in the unit that the name says; those of stages that did not run are not
-    there. `removable_bytes`: of what `tuneserve clean` would offer.
+    there. `earlier_report`: a benchmark that is of another GGUF than the run's. `removable_bytes`:
+    of what `tuneserve clean` would offer.
     """
 
     name: str
@@ -32,6 +34,7 @@ class RunSummary(Record):
     data: list[str] = Field(default_factory=list)
     figures: dict[str, float] = Field(default_factory=dict)
     verdict: str = ""
+    earlier_report: EarlierReport | None = None
     size_bytes: int
     removable_bytes: int = 0
 
@@ -78,6 +81,7 @@ def summary_of(run: RunDirectory) -> RunSummary:
         data=[str(data["file"]), *map(str, _listed(data.get("more")))] if "file" in data else [],
         figures=figures,
         verdict=benched.verdict if benched is not None else "",
+        earlier_report=earlier_report(run, record),
         size_bytes=size,
         removable_bytes=sum(part.size_bytes for part in removable_of(run, record=record)),
     )

@@ -43,6 +43,9 @@ def run_rows() -> list[dict[str, Any]]:
 
 def _row(found: RunSummary) -> dict[str, Any]:
     base, tuned = (found.figures.get(f"accuracy_{model}") for model in ("base", "tuned"))
+    right = "" if base is None or tuned is None else _right(base, tuned)
+    if earlier := found.earlier_report:
+        right = f"({_right(earlier.accuracy_base, earlier.accuracy_tuned)}, {earlier.of})"
     loss = found.figures.get("eval_loss")
     return {
         "name": found.name,
@@ -51,10 +54,14 @@ def _row(found: RunSummary) -> dict[str, Any]:
         "base": found.base,
         "data": found.data,
         "loss": "" if loss is None else f"{loss:.4f}",
-        "right": "" if base is None or tuned is None else f"{100 * base:.1f} → {100 * tuned:.1f} %",
+        "right": right,
         "size": human_bytes(found.size_bytes),
         "spare": human_bytes(found.removable_bytes) if found.removable_bytes else "",
     }
+
+
+def _right(base: float, tuned: float) -> str:
+    return f"{100 * base:.1f} → {100 * tuned:.1f} %"
 
 
 ReadProgress = Callable[[Path], TrainingProgress | None]
@@ -97,8 +104,9 @@ def run_view(run: RunDirectory, read: ReadProgress = read_progress) -> dict[str,
         ]
         if converted
         else [],
-        "bench": _bench(benched) if benched else [],
-        "report": benched is not None and (run.bench / "report.html").is_file(),
+        "bench": _bench(benched) if benched else _earlier(detail.summary),
+        "report": bool(benched or detail.summary.earlier_report)
+        and (run.bench / "report.html").is_file(),
         **training,
     }
 
@@ -111,6 +119,12 @@ def _bench(found: BenchResult) -> list[str]:
     """Its verdicts, and the cautions that they don't tell already."""
     verdicts = [found.verdict, found.forgetting]
     return [*verdicts, *(one for one in found.cautions if one not in found.verdict)]
+
+
+def _earlier(found: RunSummary) -> list[str]:
+    """What a benchmark of an earlier GGUF says, and of which."""
+    earlier = found.earlier_report
+    return [earlier.describe(found.name), earlier.verdict] if earlier else []
 
 
 def stage_at_work(run: RunDirectory) -> str:
@@ -173,7 +187,9 @@ def _of_all_steps(trained: TrainResult, run: RunDirectory) -> dict[str, str]:
     if evaluated:
         found["eval loss"] = f"{evaluated[0]:.4f} → {min(evaluated):.4f}"
     found["speed"] = f"{trained.tokens_per_second:,.0f} tokens/s"
-    found["took"] = human_seconds(run.read().stages["train"].seconds)
+    shown = human_seconds(trained.training_seconds + trained.evaluation_seconds)
+    found["steps and evaluations"] = shown
+    found["in all, with loading"] = human_seconds(run.read().stages["train"].seconds)
     return found
 
 

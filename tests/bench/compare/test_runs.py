@@ -68,7 +68,7 @@ def written_run(
 ) -> RunDirectory:
     """A run of which only the benchmark's files are there."""
     run = RunDirectory(root / "runs" / name)
-    run.update(stages={})
+    run.update(stages={"bench": {"result": {}}})
     settings = BenchSettings(bootstrap=1000)
     asked = pairs(wrong, count)
     accuracy = analysis.compare_accuracy(asked, settings)

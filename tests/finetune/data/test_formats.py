@@ -57,11 +57,27 @@ def test_every_shape_is_recognised_in_every_kind_of_file(
     path = tmp_path / f"data{suffix}"
     write(path, RECORDS[shape])
     read = read_examples(path)
-    assert read.shapes == {shape: 1}
+    of_table = {"alpaca": "instruction → output", "prompt/completion": "prompt → completion"}
+    kind = {".csv": "CSV: ", ".tsv": "TSV: "}.get(suffix)
+    assert read.shapes == {kind + of_table[shape] if kind and shape in of_table else shape: 1}
     (example,) = read.examples
     assert [(m["role"], m["content"]) for m in example.messages] == [
         ("user", "Hi?"), ("assistant", "Hello."),
     ]  # fmt: skip
+
+
+def test_named_keys_are_told_by_the_files_names(tmp_path: Path, write_lines: Any) -> None:
+    fields = {"instruction": "Frage", "output": "Antwort", "input": "Lage"}
+    record = {"Frage": "Hi?", "Antwort": "Hello.", "Lage": "now"}
+    path = tmp_path / "data.csv"
+    write(path, record)
+    asked = "Frage + Lage → Antwort"
+    assert read_examples(path, fields=fields).shapes == {f"CSV: {asked}": 1}
+    assert read_examples(write_lines(record), fields=fields).shapes == {asked: 1}
+    (example,) = read_examples(
+        write_lines({"prompt": TURN}), fields={"messages": "prompt"}
+    ).examples
+    assert example.shape == "messages"
 
 
 def test_conversational_prompts_and_completions(write_lines: Any) -> None:

@@ -49,6 +49,8 @@ def test_id_depends_on_content_only(write_lines: Any) -> None:
         ("[1]", "expected an object, got a list"),
         ('{"a": 1}', "needs instruction + output"),
         ('{"instruction": "x"}', "key 'output' is missing"),
+        ('{"question": "x", "answer": null}', "'answer' is empty: there is nothing to learn"),
+        ('{"question": null, "answer": "x"}', "'question' is empty"),
         ('{"instruction": "x", "output": "  "}', "'output' is empty"),
         ('{"instruction": " ", "output": "x"}', "'instruction' is empty"),
         ('{"instruction": NaN, "output": "x"}', "'instruction' must be text, got nan"),

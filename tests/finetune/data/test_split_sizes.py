@@ -116,6 +116,16 @@ def test_few_general_examples_are_held_out_all_the_same(tmp_path: Path) -> None:
     assert any("beyond general_fraction" in line for line in found.notes.lines())
 
 
+def test_all_general_examples_may_be_held_out(tmp_path: Path) -> None:
+    rows = [{"instruction": e.messages[0]["content"], "output": "x"} for e in questions(60, 3)]
+    general = tmp_path / "general.jsonl"
+    few = [{"instruction": f"Say {w}, {w[::-1]}.", "output": w} for w in WORDS]
+    general.write_text("".join(json.dumps(row) + "\n" for row in few))
+    found = prepared(tmp_path, rows, general=general, general_fraction=1.0)
+    assert found.replay_set is not None
+    assert found.replay_set.counts() == {"train": 0, "eval": len(WORDS), "test": 0}
+
+
 def test_what_is_held_out_beyond_a_fraction_is_told_and_ready_parts_stay(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [
         {"instruction": e.messages[0]["content"], "output": "x"} for e in questions(60, 3)

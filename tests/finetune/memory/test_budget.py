@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -121,6 +122,8 @@ def test_a_model_without_sizes_is_trained_without_a_plan(job: Any) -> None:
     budget = planned(job)
     assert budget.predicted is None
     assert "can't be planned" in budget.describe()
+    full = replace(budget, predicted=1 << 30, available=-(1 << 29))
+    assert "1.0 GiB planned, and nothing is free" in full.describe()
 
 
 def test_a_container_trains_with_its_own_memory(

@@ -66,6 +66,37 @@ def test_the_first_step_says_nothing_of_the_time_left() -> None:
     assert progress.figures()["speed"] == "600 tokens/s"
 
 
+def test_evaluations_are_part_of_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they are of the time that passes, and of what `plan` says."""
+    now = 0.0
+    monkeypatch.setattr("tuneserve.finetune.training.progress.time.monotonic", lambda: now)
+    progress = Progress(10, evaluate_every=4, _started=0.0)
+    now = 3.0
+    progress.evaluates("eval: 1 of 2")
+    shown = progress.figures()
+    assert (shown["elapsed"], shown["left"]) == ("3.0 s", "estimating")
+    progress.evaluated({"eval": 1.0}, 7.0)
+    for step in range(1, 6):
+        progress.stepped(step, 2.0, 100)
+    assert progress.seconds_left == pytest.approx(5 * 2.0 + 7.0)  # the one after step 8
+    for step in range(6, 9):
+        progress.stepped(step, 2.0, 100)
+    assert progress.seconds_left == pytest.approx(2 * 2.0 + 7.0)  # which is due
+    progress.evaluates("eval: 1 of 2")
+    now = 5.0
+    assert progress.seconds_left == pytest.approx(2 * 2.0 + 5.0)
+    progress.evaluated({"eval": 0.5}, 6.0)
+    assert progress.evaluating == ""
+    assert progress.seconds_left == pytest.approx(2 * 2.0)
+
+
+def test_after_the_last_step_nothing_is_estimated() -> None:
+    progress = Progress(2)
+    for step in (1, 2):
+        progress.stepped(step, 2.0, 100)
+    assert progress.figures()["left"] == "0.0 s"
+
+
 def test_a_step_that_compiles_for_a_new_shape_is_no_measure_of_the_others() -> None:
     progress = Progress(100)
     for step, seconds in enumerate([60.0, 2.0, 30.0, 2.0, 4.0], 1):
@@ -98,6 +129,7 @@ def test_a_log_gets_the_last_step_and_no_step_twice(capsys: pytest.CaptureFixtur
     told = capsys.readouterr().err.splitlines()
     assert len(told) == 1
     assert "step 2/2, loss 1.0000" in told[0]
+    assert told[0].endswith(", 0.0 s left")
 
 
 def panel(width: int, *, evaluating: str = "") -> str:

@@ -3,17 +3,24 @@
 import {button, make} from "./dom.js";
 import {send, stream} from "./api.js";
 import {markdown} from "./markdown.js";
+import {keepTurns, keptTurns} from "./kept.js";
 import {fill, link, section} from "./parts.js";
 
 const MODELS = ["base", "tuned"];
+const BROKEN = "The answer broke off.";
 const REDRAWN_MS = 100;  // an answer that comes is drawn at most so often
 const LONGEST = 512;  // tokens: a base that was never taught to end an answer goes on and on
 
 export function chatPart(name) {
   const path = `api/runs/${encodeURIComponent(name)}`;
   const state = make("div"), said = make("p", {className: "bad", role: "alert"});
-  const columns = MODELS.map(model => ({model, messages: [], turns: make("div", {className: "turns",
-    role: "log", "aria-label": `Conversation with ${model}`, tabIndex: 0})}));
+  const columns = MODELS.map(model => ({model, turns: keptTurns(name, model), shown: make("div",
+    {className: "turns", role: "log", "aria-label": `Conversation with ${model}`, tabIndex: 0})}));
+  for (const one of columns) for (const turn of one.turns) shownTurn(one, turn);
+  const keep = () => {
+    if (!keepTurns(name, Object.fromEntries(columns.map(one => [one.model, one.turns]))))
+      said.textContent = "This browser has no room to keep the conversation.";
+  };
   const prompt = make("textarea", {id: "prompt", rows: 2});
   const temperature = make("input", {type: "number", id: "temperature", min: 0, max: 2, step: "any",
                                      value: 0, required: true});
@@ -23,13 +30,15 @@ export function chatPart(name) {
   let stopper = null;
   const stop = button("Stop", "Stop the answers", () => stopper?.abort());
   const anew = button("New conversation", "New conversation", () => {
-    for (const one of columns) { one.messages = []; one.turns.replaceChildren(); }
+    stopper?.abort();
+    for (const one of columns) { one.turns = []; one.shown.replaceChildren(); }
+    keep();
     prompt.focus();
   });
   stop.disabled = true;
   const form = make("form", {"aria-label": "Your message to both", hidden: true},
     make("div", {className: "beside"}, ...columns.map(one =>
-      make("div", {}, make("h3", {textContent: one.model}), one.turns))),
+      make("div", {}, make("h3", {textContent: one.model}), one.shown))),
     make("label", {htmlFor: "prompt", textContent: "Message (Enter sends, Shift+Enter: new line)"}),
     prompt, make("div", {className: "actions"}, ask, stop, anew,
       make("label", {className: "inline"}, "temperature ", temperature),
@@ -43,11 +52,11 @@ export function chatPart(name) {
     event.preventDefault();
     const text = prompt.value.trim();
     if (!text || stopper) return;
-    prompt.value = "";
+    prompt.value = said.textContent = "";
     stopper = new AbortController();
     ask.disabled = !(stop.disabled = false);
     const sampling = {temperature: Number(temperature.value), max_tokens: Number(longest.value)};
-    await Promise.all(columns.map(one => answer(path, one, text, sampling, stopper.signal)));
+    await Promise.all(columns.map(one => answer(path, one, text, sampling, stopper.signal, keep)));
     stopper = null;
     ask.disabled = !(stop.disabled = true);
   });
@@ -91,41 +100,60 @@ function stateOf(servers, act) {
       rel: "noopener"})] : []), one.said ? `: ${one.said}` : "")).concat(end);
 }
 
-/** Ask a model, and show its answer as it comes. */
-async function answer(path, column, text, sampling, signal) {
-  const asked = [...column.messages, {role: "user", content: text}];
-  const turn = make("div", {className: "turn", dir: "auto"});
+/** Show a turn at the end of a column; what is returned draws its answer anew. */
+function shownTurn(column, turn) {
+  const text = make("div", {className: "turn", dir: "auto"});
   const note = make("p", {className: "soft note"});
-  column.turns.append(make("p", {className: "turn user", dir: "auto", textContent: text}), turn, note);
-  let said = "", thoughts = "", tokens = 0, end = "", timer = 0;
-  const draw = () => {
+  column.shown.append(
+    make("p", {className: "turn user", dir: "auto", textContent: turn.question}), text, note);
+  const draw = (meanwhile = turn.note) => {
+    text.replaceChildren(markdown(turn.answer));
+    note.textContent = meanwhile;
+    note.classList.toggle("bad", turn.bad);
+    column.shown.scrollTop = column.shown.scrollHeight;
+  };
+  draw();
+  return draw;
+}
+
+/** Ask a model, and show its answer as it comes; `keep` keeps all turns as they are. */
+async function answer(path, column, question, sampling, signal, keep) {
+  const messages = column.turns.filter(one => one.told).flatMap(one => [
+    {role: "user", content: one.question}, {role: "assistant", content: one.answer}]);
+  // What a page that is left in the middle shows again.
+  const turn = {question, answer: "", note: BROKEN, bad: false, told: false};
+  column.turns.push(turn);
+  const draw = shownTurn(column, turn);
+  draw("");
+  let thoughts = "", tokens = 0, end = "", timer = 0;
+  const drawNow = () => {
     timer = 0;
-    turn.replaceChildren(markdown(said));
-    column.turns.scrollTop = column.turns.scrollHeight;
+    draw(turn.answer || !thoughts ? "" : `thinks: …${thoughts.slice(-80)}`);
+    keep();
   };
   const started = performance.now();
   try {
-    const body = {model: column.model, messages: asked, ...sampling};
+    const body = {model: column.model, messages: [...messages, {role: "user", content: question}],
+                  ...sampling};
     for await (const event of stream(`${path}/chat`, body, signal)) {
       if (event.error) throw new Error(event.error.message);
       const choice = event.choices?.[0];
       thoughts += choice?.delta?.reasoning_content ?? "";
-      said += choice?.delta?.content ?? "";
+      turn.answer += choice?.delta?.content ?? "";
       end = choice?.finish_reason ?? end;
       tokens = event.usage?.completion_tokens ?? tokens;
-      note.textContent = said || !thoughts ? "" : `thinks: …${thoughts.slice(-80)}`;
-      timer ||= setTimeout(draw, REDRAWN_MS);
+      timer ||= setTimeout(drawNow, REDRAWN_MS);
     }
     const seconds = ((performance.now() - started) / 1000).toFixed(1);
-    note.textContent = end ? `${tokens} tokens in ${seconds} s` +
-      (end === "length" ? "; cut at max_tokens, or at the context's end" : "") : "The answer broke off.";
-    column.messages = [...asked, {role: "assistant", content: said}];
+    if (end) turn.note = `${tokens} tokens in ${seconds} s` +
+      (end === "length" ? "; cut at max_tokens, or at the context's end" : "");
+    turn.told = true;
   } catch (error) {
-    note.textContent = error.name === "AbortError" ? "stopped" : error.message;
-    note.classList.toggle("bad", error.name !== "AbortError");
-    if (error.name === "AbortError" && said)
-      column.messages = [...asked, {role: "assistant", content: said}];
+    turn.bad = error.name !== "AbortError";
+    turn.note = turn.bad ? error.message : "stopped";
+    turn.told = !turn.bad && turn.answer !== "";
   }
   clearTimeout(timer);
   draw();
+  keep();
 }

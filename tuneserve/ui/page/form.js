@@ -16,17 +16,24 @@ export async function formView(stage, run) {
   const title = run ? `${TITLES[stage] === "New training" ? "Train" : TITLES[stage]} ${run}`
     : TITLES[stage];
   const said = make("pre", {className: "bad", role: "alert", hidden: true});
+  const shown = make("div", {"aria-live": "polite"});
+  /** Take away what was wrong with what was tried before. */
+  const forget = () => {
+    said.hidden = true;
+    if (shown.querySelector(".bad")) shown.replaceChildren();
+  };
   const name = run ? null : make("input", {id: "run-name", required: true, maxLength: 100,
     pattern: "[A-Za-z0-9][A-Za-z0-9._\\-]*", autocomplete: "off", spellcheck: false});
   const form = make("form", {className: "settings", "aria-label": title},
     ...(name ? [row("run-name", "Name of the run", "Letters, digits, '.', '_' and '-'.", name)] : []),
-    ...(stage === "train" ? [recipeRow(found.recipes, stage, fields, said)] : []),
+    ...(stage === "train" ? [recipeRow(found.recipes, stage, fields, forget, said)] : []),
     ...found.sections.map(one => sectionOf(one, fields.filter(field => field.section === one.name))),
     flagsOf(found.flags));
   const start = make("button", {textContent: STARTS[stage], className: "main"});
-  const shown = make("div", {"aria-live": "polite"});
-  const preview = stage === "train" ? [button("Preview the data", "Preview the data", event =>
-    previewed(shown, event.target, () => send("api/preview", {settings: chosen(fields)})))] : [];
+  const preview = stage === "train" ? [button("Preview the data", "Preview the data", event => {
+    forget();
+    previewed(shown, event.target, () => send("api/preview", {settings: chosen(fields)}));
+  })] : [];
   form.append(make("div", {className: "actions"}, start, ...preview), said);
   // A field that is folded away can't say what is wrong with it.
   form.addEventListener("invalid", event => {
@@ -35,7 +42,7 @@ export async function formView(stage, run) {
   form.addEventListener("submit", async event => {
     event.preventDefault();
     start.disabled = true;
-    said.hidden = true;
+    forget();
     const target = run ?? name.value;
     try {
       await send(`api/runs/${encodeURIComponent(target)}/start`, {stage, settings: chosen(fields),
@@ -166,11 +173,11 @@ function writeNumber(input, value, field) {
 }
 
 /** Fill the form with a recipe. */
-function recipeRow(recipes, stage, fields, said) {
+function recipeRow(recipes, stage, fields, forget, said) {
   const input = make("input", {id: "recipe", spellcheck: false, autocomplete: "off"});
   input.setAttribute("list", "recipes");
   const load = button("Fill in", "Fill in from the recipe", async () => {
-    said.hidden = true;
+    forget();
     try {
       const {values} = await send(`api/recipe/${stage}`, {recipe: input.value});
       for (const field of fields) field.write(values[field.section][field.name]);

@@ -38,8 +38,9 @@ export function pairs(rows) {
     make("div", {}, make("dt", {textContent: name}), make("dd", {textContent: value}))));
 }
 
+/** Texts or elements, one a line. */
 export function lines(texts) {
-  return make("ul", {className: "plain"}, ...texts.map(text => make("li", {textContent: text})));
+  return make("ul", {className: "plain"}, ...texts.map(text => make("li", {}, text)));
 }
 
 /** A chart as the server draws it: its own figures and words, never a text of the data. */

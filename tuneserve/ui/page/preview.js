@@ -26,10 +26,19 @@ function preview(found) {
       [one.name, ...["train", "eval", "test"].map(part => (one.examples[part] ?? 0).toLocaleString())])),
     lines([...found.notes, ...count(found.duplicates, "removed as duplicates"),
       ...count(found.near_duplicates, "removed as near duplicates of held-out ones"),
-      ...count(found.unusable, "left out as unusable")])];
+      ...reasons(found.near), ...count(found.unusable, "left out as unusable (skip_bad)"),
+      ...reasons(found.refused)])];
 }
 
 const count = (number, what) => number ? [`${number.toLocaleString()} x ${what}`] : [];
+const MOST_REASONS = 20;
+
+/** Below what was counted: of which, and why. */
+function reasons(texts) {
+  const more = texts.length - MOST_REASONS;
+  return [...texts.slice(0, MOST_REASONS), ...more > 0 ? [`… and ${more} more`] : []]
+    .map(text => make("span", {className: "reason", textContent: text}));
+}
 
 function example(one) {
   const cut = one.length_before_cut > one.tokens ? `, cut from ${one.length_before_cut}` : "";
