@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -57,19 +58,21 @@ def encoders(llama_cpp_source: Path, module_paths: ModulePaths) -> Any:
     from transformers import AutoTokenizer
 
     directory = module_paths.mktemp("vocabulary")
-    write_tokenizer(GGUFFile(llama_cpp_source / "models" / "ggml-vocab-qwen2.gguf"), directory)
-    made: dict[tuple[str, str], Encoder] = {}
+    write_tokenizer(GGUFFile(llama_cpp_source / "models" / "ggml-vocab-gpt-2.gguf"), directory)
 
+    @cache
+    def tokenizer_of(name: str) -> Any:
+        path = llama_cpp_source / "models" / "templates" / f"{name}.jinja"
+        tokenizer = AutoTokenizer.from_pretrained(directory)
+        tokenizer.chat_template = path.read_text(encoding="utf-8")
+        control = sorted({*_CONTROL.findall(tokenizer.chat_template), TEMPLATES[name]})
+        tokenizer.add_special_tokens({"additional_special_tokens": control})
+        tokenizer.bos_token, tokenizer.eos_token = None, TEMPLATES[name]
+        return tokenizer
+
+    @cache
     def get(name: str, thoughts: str) -> Encoder:
-        if (name, thoughts) not in made:
-            path = llama_cpp_source / "models" / "templates" / f"{name}.jinja"
-            tokenizer = AutoTokenizer.from_pretrained(directory)
-            tokenizer.chat_template = path.read_text(encoding="utf-8")
-            control = sorted({*_CONTROL.findall(tokenizer.chat_template), TEMPLATES[name]})
-            tokenizer.add_special_tokens({"additional_special_tokens": control})
-            tokenizer.bos_token, tokenizer.eos_token = None, TEMPLATES[name]
-            made[name, thoughts] = Encoder(tokenizer, max_length=1 << 16, thoughts=thoughts)
-        return made[name, thoughts]
+        return Encoder(tokenizer_of(name), max_length=1 << 16, thoughts=thoughts)
 
     return get
 

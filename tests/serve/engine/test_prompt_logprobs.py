@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tuneserve.llama import served_context
-from tuneserve.serve.engine import GREEDY, Engine, SamplingParams
+from tuneserve.serve.engine import GREEDY, Engine, SamplingParams, scheduler
 from tuneserve.serve.engine.scheduler import SCORED_AT_ONCE
 from tuneserve.settings import ServeSettings
 
@@ -38,7 +38,9 @@ def directly(engine: Engine, ids: list[int]) -> np.ndarray:
     return found
 
 
-def test_they_are_those_of_llama_decode(demo_gguf: Path) -> None:
+def test_they_are_those_of_llama_decode(demo_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # On a busy machine a step takes fewer tokens, which rounds otherwise too.
+    monkeypatch.setattr(scheduler, "STEP_SECONDS_ALONE", 600.0)
     # A new engine: among the cells of earlier prompts the same products are summed in another
     # order, and after rounding to 8 bits the log probabilities differ by up to 0.4.
     with Engine(demo_gguf, SETTINGS) as engine:
