@@ -659,7 +659,7 @@ class ServeSettings(Section):
         50_000, ge=100, le=5_000_000, description="Lists and objects in a request's JSON."
     )
     max_json_values: int = Field(
-        2_000_000,
+        1_250_000,
         ge=1000,
         le=100_000_000,
         description="Values in a request's JSON; one with a name counts as four.",

@@ -61,7 +61,8 @@ def generation_router(service: Service) -> APIRouter:
     async def complete(body: CompletionRequest, request: Request) -> Response:
         """The continuation of a text, without a chat template."""
         name = service.resolve_model(body.model, body.lora)
-        check_fields(service, body, body.ignored)
+        without_effect = await service.translating(request, lambda: body.ignored)
+        check_fields(service, body, without_effect)
         texts = listed(body.prompt)
         service.check_count(len(texts), body, param="prompt")
         try:
@@ -86,7 +87,7 @@ def generation_router(service: Service) -> APIRouter:
             )  # fmt: skip
         else:
             writer = TextWriter(name, model, choices=body.choices, logprobs=asked)
-        told = notices(service, request, body.ignored)
+        told = notices(service, request, without_effect)
         return await respond(service, request, body, answers, writer, headers=told)
 
     return router

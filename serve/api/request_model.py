@@ -85,6 +85,7 @@ def _ignored_in(value: Any, path: str) -> Iterator[str]:
         yield from (path + name for name in value._ignored)
         for name in type(value).model_fields:
             yield from _ignored_in(getattr(value, name), f"{path}{name}.")
-    elif isinstance(value, list):
+    # Token ids may be millions.
+    elif isinstance(value, list) and value and not isinstance(value[0], int):
         for one in value:
             yield from _ignored_in(one, path)

@@ -29,6 +29,7 @@ from tuneserve.serve.api.metrics import Metrics
 from tuneserve.serve.api.prepare import Turn, can_think, prepare_turn, render_request
 from tuneserve.serve.api.protocol import ChatRequest, GenerationRequest
 from tuneserve.serve.api.replica import Replica
+from tuneserve.serve.api.resting import RestingThread
 from tuneserve.serve.api.streaming import Answers, Bridge
 from tuneserve.serve.chat.structured import COMPILE_SECONDS, COMPILED_AT_ONCE, GrammarCompiler
 from tuneserve.serve.engine import (
@@ -76,7 +77,7 @@ class Service:
         self._grammar_threads = ThreadPoolExecutor(COMPILED_AT_ONCE, "grammars")
         self._long_texts = ThreadPoolExecutor(1, "long texts")
         self._long_bodies = ThreadPoolExecutor(1, "long bodies")
-        self._huge_bodies = ThreadPoolExecutor(1, "huge bodies")
+        self._huge_bodies = RestingThread("huge bodies")
         # Those that wait for a template that takes long hold up no other request.
         self._chats = ThreadPoolExecutor(CHATS_AT_ONCE, "chats")
         self._grammar_places = asyncio.Semaphore(COMPILED_AT_ONCE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -89,6 +90,15 @@ def test_what_changes_nothing_is_taken_and_named(
 def test_texts_and_embeddings_take_it_too() -> None:
     assert text(suffix="", best_of=1, echo=False).ignored == ["suffix", "best_of", "echo"]
     assert EmbeddingRequest.model_validate({"input": "x", "user": "me"}).ignored == ["user"]
+
+
+def test_token_ids_are_not_looked_at_one_by_one() -> None:
+    class Ids(list[int]):
+        def __iter__(self) -> Iterator[int]:
+            raise AssertionError("there may be a million")
+
+    given = text(suffix="").model_copy(update={"prompt": Ids([5, 6])})
+    assert given.ignored == ["suffix"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,37 @@
+"""A thread for work that others have to wait for while it computes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import ParamSpec, TypeVar
+
+RESTS = 3.0
+"""Times as long as a piece of work computed."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class RestingThread(ThreadPoolExecutor):
+    """Does one piece of work after the other and rests between them. What reads a text of some MB
+    in one call keeps the interpreter for a tenth of a second; without rests an answer that is made
+    in twenty turns would wait as often."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(1, name)
+        self._rests_until = 0.0
+
+    def submit(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """As ThreadPoolExecutor."""
+        return super().submit(self._do, partial(work, *args, **kwargs))
+
+    def _do(self, work: Callable[[], T]) -> T:
+        time.sleep(max(0.0, self._rests_until - time.monotonic()))
+        began = time.thread_time()
+        try:
+            return work()
+        finally:
+            self._rests_until = time.monotonic() + RESTS * (time.thread_time() - began)
