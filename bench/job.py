@@ -14,7 +14,8 @@ from tuneserve.bench.measure import keys
 from tuneserve.bench.measure.answers import engine_settings
 from tuneserve.bench.measure.journal import Journal, Key
 from tuneserve.bench.measure.speed import speed_text
-from tuneserve.bench.measure.sweep import STEPS, SweepPoint, make_files, sweep_points
+from tuneserve.bench.measure.sweep import SweepPoint, make_files, sweep_points
+from tuneserve.bench.measure.sweep_files import STEPS, remove_sweep_files
 from tuneserve.bench.measure.work import TOGETHER, AnswerRequest, Contender, Workload
 from tuneserve.bench.tasks.examples import askable, read_held_out
 from tuneserve.bench.tasks.general import general_task
@@ -34,7 +35,6 @@ from tuneserve.chat.examples import Example, read_split
 from tuneserve.chat.prompt import EncodedExample
 from tuneserve.convert.result import ConvertOutput, GainKept, verified_hash
 from tuneserve.errors import UsageError
-from tuneserve.files import remove
 from tuneserve.finetune.training.result import TrainOutput
 from tuneserve.finetune.training.trained_files import check_trained_files
 from tuneserve.run import RunDirectory, processor
@@ -87,7 +87,7 @@ class BenchmarkJob:
     def make_sweep_files(self, journal: Journal) -> None:
         """Make the files of the sweep, unless the benchmark at hand made them."""
         if not journal.has("ladder files", "tuned"):
-            remove(self.sweep_folder)
+            remove_sweep_files(self.sweep_folder)
             journal.add("ladder files", "tuned", "", {})
         make_files(self.run, self.recipe.convert, self.sweep_folder)
 

@@ -30,6 +30,7 @@ from tuneserve.bench.measure.judge import measure_judge
 from tuneserve.bench.measure.measure import measure, measure_endpoint, measure_speeds
 from tuneserve.bench.measure.speed import speed_text
 from tuneserve.bench.measure.sweep import is_measured, measure_sweep
+from tuneserve.bench.measure.sweep_files import remove_sweep_files
 from tuneserve.bench.measure.values import ANSWER, SERVED, SPEED
 from tuneserve.bench.measure.work import ENDPOINT, NOISE_FLOOR, TOGETHER
 from tuneserve.bench.report.assemble import make_report, summary
@@ -40,7 +41,7 @@ from tuneserve.changes import changed_values, with_defaults
 from tuneserve.console import say
 from tuneserve.convert.result import ConvertOutput
 from tuneserve.errors import OutputExistsError
-from tuneserve.files import check_replaceable, remove
+from tuneserve.files import check_replaceable
 from tuneserve.run import RunDirectory
 from tuneserve.settings import Recipe
 
@@ -112,7 +113,7 @@ def run_bench(
         inputs = input_hashes(run, recipe.bench)
         models = _model_hashes(converted, rivals)
         running.result = summary(report, report_settings(recipe), models, inputs)
-    remove(job.sweep_folder)
+    remove_sweep_files(job.sweep_folder)
     return report
 
 

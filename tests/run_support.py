@@ -22,7 +22,7 @@ def write_run(name: str, **train: Any) -> None:
     for path in (
         run.checkpoints / "fingerprint.json", run.adapter / "adapter_model.safetensors",
         run.data / "train.jsonl", run.gguf / f"{name}-Q4_K_M.gguf", run.gguf / "base-Q4_K_M.gguf",
-        run.bench / "report.json", run.root / "tensorboard" / "events.out.tfevents.1",
+        run.bench / "report.json", run.root / "tensorboard" / "events.out.tfevents.1700000000.host",
         run.root / "curves.html",
     ):  # fmt: skip
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -43,6 +43,8 @@ from tuneserve.settings import AUTO_ONLY, Recipe
 # key with another meaning, a further stage); none for a further key, which they keep.
 RUN_SCHEMA = 1
 STAGES = ("train", "convert", "bench")
+DAMAGED = "damaged"
+"""Stands behind the name of a record that could not be read and was set aside."""
 RECORDED_PACKAGES = (
     "unsloth", "unsloth_zoo", "torch", "transformers", "peft", "trl", "datasets", "bitsandbytes",
     "llama-cpp-python", "gguf",
@@ -164,8 +166,13 @@ class RunDirectory:
 
     @property
     def is_there(self) -> bool:
-        """Is there a record, or a link to nothing in the run's place or in the record's?"""
-        return os.path.lexists(self.record_path) or self.leads_nowhere
+        """Is there a record, be it a damaged one that was set aside, or a link to nothing in the
+        run's place or in the record's?"""
+        return (
+            os.path.lexists(self.record_path)
+            or any(self.root.glob(f"{self.record_path.name}.{DAMAGED}-*"))
+            or self.leads_nowhere
+        )
 
     @property
     def leads_nowhere(self) -> bool:
@@ -239,7 +246,7 @@ class RunDirectory:
         except UsageError:
             raise
         except TuneserveError as error:
-            aside = set_aside(self.record_path, "damaged")
+            aside = set_aside(self.record_path, DAMAGED)
             say(f"note: {error.where}: {error.message}; kept as {aside.name}, the run begins anew")
 
     def saved_settings(self) -> dict[str, dict[str, Any]]:

@@ -18,7 +18,7 @@ from tuneserve.arrays import Doubles, Floats, Ids
 from tuneserve.bench.measure.numbers import check_numbers
 from tuneserve.divergence import Divergence, RowWorkers, joined
 from tuneserve.errors import UsageError
-from tuneserve.files import read_text
+from tuneserve.files import check_regular, read_text
 from tuneserve.llama import LlamaContext, LlamaModel, TokenBatch, served_context
 from tuneserve.settings import ServeSettings
 
@@ -69,6 +69,7 @@ class TextDivergence:
 
 def read_corpus(path: Path) -> str:
     """A text file without its last line feed, as llama-perplexity reads it: CR LF stays CR LF."""
+    check_regular(path)
     return read_text(path, "text", newline="").removesuffix("\n")
 
 

@@ -18,6 +18,7 @@ from tuneserve.bench.measure import perplexity
 from tuneserve.bench.measure.journal import Journal
 from tuneserve.bench.measure.measure import measure_answers
 from tuneserve.bench.measure.perplexity import CHUNK_TOKENS
+from tuneserve.bench.measure.sweep_files import FULL, STEPS, SweepStep
 from tuneserve.bench.measure.values import ANSWER, CHOICE, FIDELITY
 from tuneserve.bench.measure.work import Contender, Workload
 from tuneserve.chat.prompt import EncodedExample
@@ -35,26 +36,6 @@ from tuneserve.settings import BenchSettings, ConvertSettings, KVCacheType, Serv
 
 CACHES: tuple[KVCacheType, ...] = ("f16", "q8_0")
 MOST_CHUNKS = 24  # of 512 tokens; the KL divergence's error is small by then
-
-
-@dataclass(frozen=True)
-class SweepStep:
-    """A way to quantize: the type, and whether an importance matrix steers it."""
-
-    quantization: str
-    imatrix: bool = False
-
-    @property
-    def name(self) -> str:
-        return f"{self.quantization}{' + imatrix' if self.imatrix else ''}"
-
-    @property
-    def file_name(self) -> str:
-        return f"{self.name.replace(' ', '')}.gguf"
-
-
-FULL = SweepStep("F16")
-STEPS = (FULL, SweepStep("Q8_0"), SweepStep("Q4_K_M"), SweepStep("Q4_K_M", imatrix=True))
 
 
 @dataclass(frozen=True)

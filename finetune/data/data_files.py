@@ -111,7 +111,7 @@ def _with_home(path: Path) -> Path:
 
 def _matches(pattern: Path) -> list[Path]:
     found = glob.glob(str(pattern), recursive=True)  # noqa: PTH207 - a pattern may be absolute
-    return sorted(map(Path, found))
+    return sorted(path for path in map(Path, found) if path.exists())  # no links to nothing
 
 
 def _known() -> str:

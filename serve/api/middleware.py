@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tuneserve.console import say
 from tuneserve.errors import UsageError
-from tuneserve.files import read_text
+from tuneserve.files import check_regular, read_text
 from tuneserve.json_log import write_entry
 from tuneserve.serve.api.errors import CLIENT_LEFT, ApiError, as_api_error
 from tuneserve.serve.api.metrics import Metrics
@@ -170,6 +170,7 @@ def read_keys(path: Path | None) -> tuple[bytes, ...]:
     """The keys of a key file: one a line; blank lines and lines with # first are skipped."""
     if path is None:
         return ()
+    check_regular(path)
     keys = [line.strip() for line in read_text(path, "file of API keys").splitlines()]
     keys = [key for key in keys if key and not key.startswith("#")]
     if not keys:

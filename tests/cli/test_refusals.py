@@ -117,6 +117,15 @@ def test_a_folder_where_a_file_is_wanted(tmp_path: Path, read: Callable[[Path], 
     assert caught.value.where == str(tmp_path)
 
 
+@pytest.mark.parametrize("read", [read_keys, read_corpus], ids=lambda read: read.__name__)
+def test_a_device_where_a_file_is_wanted(tmp_path: Path, read: Callable[[Path], Any]) -> None:
+    path = tmp_path / "endless"
+    path.symlink_to("/dev/zero")
+    with pytest.raises(UsageError, match="is no file but a device") as caught:
+        read(path)
+    assert caught.value.where == str(path)
+
+
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".txt"])
 def test_a_file_of_examples_that_is_no_file(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"examples{suffix}"

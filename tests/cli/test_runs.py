@@ -161,6 +161,7 @@ def test_while_a_run_does_not_tell_its_base_all_stay(
             write_json(run.record_path, {**record, "schema": 99})
         elif why == "set aside":
             run.record_path.rename(run.root / "run.json.damaged-1")
+            assert run.name in [one.name for one in all_runs()]
         elif why == "at work":
             stack.enter_context(run.alone())
         else:
@@ -175,7 +176,8 @@ def test_files_that_are_only_named_like_ours_stay(runs: Path) -> None:
     names = (
         "run.json.bak", "run.json~", "gguf/first-mine.gguf", "gguf/base-x.gguf",
         "adapter/adapter_model.safetensors.bak", "merged/tokenizer_mine.txt", "logs/train-mine.log",
-        "bench-journal-mine.jsonl", "tensorboard/events.mine",
+        "bench-journal-mine.jsonl", "tensorboard/events.mine", "bench-ladder/a-mine.gguf",
+        "tensorboard/events.out.tfevents.mine",
         "checkpoints/checkpoint-77/README.md",
     )  # fmt: skip
     for name in names:

@@ -131,6 +131,15 @@ def test_a_stage_that_was_done_before_is_not_tracked_again(run: RunDirectory) ->
     assert not Path("runs/mlflow.db").exists()
 
 
+def test_a_training_that_begins_anew_may_find_a_damaged_record(run: RunDirectory) -> None:
+    run.root.mkdir(parents=True, exist_ok=True)
+    run.record_path.write_text("{")
+    with pytest.raises(TuneserveError), tracked(Recipe(), run, "train"):
+        pass
+    with tracked(Recipe(), run, "train", anew=True):
+        pass
+
+
 def test_a_tracker_that_is_not_installed_is_one_error(
     run: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

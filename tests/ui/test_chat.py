@@ -22,7 +22,8 @@ from tuneserve.run import RunDirectory
 
 pytestmark = pytest.mark.slow
 
-READY = "!document.querySelector('form[aria-label=\"Your message to both\"]').hidden"
+# A page that is read again has no form for a moment.
+READY = "document.querySelector('form[aria-label=\"Your message to both\"]')?.hidden === false"
 ANSWERS = (
     "[...document.querySelectorAll('.turns .note')]"
     ".filter(note => note.textContent.includes(' tokens in '))"

@@ -26,6 +26,10 @@ from tuneserve.run import RunDirectory
 
 pytestmark = pytest.mark.slow
 
+PREVIEW = (
+    "[...document.querySelectorAll('button')]"
+    ".find(one => one.textContent === 'Preview the data').click()"
+)
 HEADING = "document.querySelector('h1')?.textContent"
 
 
@@ -140,7 +144,7 @@ def test_an_error_goes_with_the_next_attempt(page: Browser, ui: RunningUI) -> No
     page.run("document.querySelector('[aria-label=\"Fill in from the recipe\"]').click()")
     page.wait(f"document.querySelector({of_form!r}) !== null", 20)
     page.run("document.querySelector('#data-file').value = 'none.jsonl'")
-    page.run("document.querySelector('[aria-label=\"Preview the data\"]').click()")
+    page.run(PREVIEW)
     page.wait(f"document.querySelector({of_data!r}) !== null", 60)
     assert page.run(f"document.querySelector({of_form!r})") is None
     page.run("document.querySelector('#recipe').value = 'sentiment'")
@@ -150,7 +154,7 @@ def test_an_error_goes_with_the_next_attempt(page: Browser, ui: RunningUI) -> No
     page.run("document.querySelector('#data-wordings').value = ''")
     page.run("document.querySelector('#data-general').value = ''")
     page.run("document.querySelector('#data-skip_bad').checked = true")
-    page.run("document.querySelector('[aria-label=\"Preview the data\"]').click()")
+    page.run(PREVIEW)
     page.wait("document.querySelector('.reason') !== null", 90)
     assert page.run("document.querySelector('.reason').textContent").strip() == (
         "gaps.csv:42: 'answer' is empty: there is nothing to learn from it"

@@ -8,6 +8,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tuneserve.base.import_gguf import CHECKPOINT_FILES
+from tuneserve.bench.measure.sweep_files import STEPS as SWEEP_STEPS
 from tuneserve.bench.report.pages import REPORT_FILES
 from tuneserve.errors import TuneserveError
 from tuneserve.files import is_leftover, is_made, remove
@@ -21,12 +22,12 @@ from tuneserve.finetune.training.progress_file import FILE as PROGRESS_FILE
 from tuneserve.finetune.training.trained_files import ADAPTER_FILES, DATA_FILES
 from tuneserve.locks import holder
 from tuneserve.records import Record
-from tuneserve.run import STAGES, RunDirectory, RunRecord
+from tuneserve.run import DAMAGED, STAGES, RunDirectory, RunRecord
 from tuneserve.settings import QUANTIZATIONS
 from tuneserve.tracking.stage import FILE as TRACKING
 
 _AT_THE_TOP = (
-    ".lock", "run.json", *(f"run.json.damaged-{digits * '[0-9]'}" for digits in (1, 2, 3)),
+    ".lock", "run.json", *(f"run.json.{DAMAGED}-{digits * '[0-9]'}" for digits in (1, 2, 3)),
     "curves.html", PROGRESS_FILE, TRACKING, "bench-journal.jsonl", "bench-journal-before.jsonl",
 )  # fmt: skip
 _LOGS = tuple(f"{stage}.log" for stage in STAGES)
@@ -189,9 +190,10 @@ def _folders(run: RunDirectory) -> Mapping[str, Sequence[str]]:
         "adapter": ADAPTER_FILES,
         "gguf": (*ggufs, "README.md", "SHA256SUMS", "Modelfile"),
         "bench": REPORT_FILES,
-        "bench-ladder": ("*.gguf",),
+        "bench-ladder": [step.file_name for step in SWEEP_STEPS],
         "merged": (*CHECKPOINT_FILES, "README.md"),
-        "tensorboard": ("events.out.tfevents.*",),
+        # With the time in seconds.
+        "tensorboard": (f"events.out.tfevents.{10 * '[0-9]'}.*",),
         "logs": _LOGS,
     }
 

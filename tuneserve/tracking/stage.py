@@ -33,7 +33,8 @@ class Tracking:
         self._anew = anew
         self._open: dict[str, Tracker] = {}
         self._left = list(recipe.tracking.track)
-        self._before = self._finished()
+        # A training that starts afresh may find a record that can't be read.
+        self._before = None if anew else self._finished()
         for name in self._left:
             require_extra(name, f"tracking with {name}")
         if "mlflow" in self._left and recipe.tracking.track_address:

@@ -361,3 +361,12 @@ def test_data_that_is_no_file_is_not_read(kind: str, name: str, tmp_path: Path) 
         with pytest.raises(UsageError, match="is no file but a device") as caught:
             find_data(path)
         assert caught.value.where == str(place)
+
+
+@pytest.mark.parametrize("target", ["nowhere", "x.jsonl"])
+def test_a_link_to_nothing_is_no_data_file(target: str, tmp_path: Path) -> None:
+    place = tmp_path / "x.jsonl"
+    place.symlink_to(target)
+    for path in (place, tmp_path / "*.jsonl"):
+        with pytest.raises(UsageError, match=r"no such data file|no file matches"):
+            find_data(path)
