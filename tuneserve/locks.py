@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -157,7 +158,7 @@ def _command(number: int) -> list[str]:
         command = Path(f"/proc/{number}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return []
-    return [os.fsdecode(word) for word in command if word]
+    return [os.fsdecode(word) for word in command[:-1]]  # each ends with a zero
 
 
 def _in_words(state: os.stat_result) -> str:
@@ -168,4 +169,4 @@ def _in_words(state: os.stat_result) -> str:
         return "another process"
     after = command_of(int(found[0]))
     words = ["tuneserve", *after] if after else _command(int(found[0]))[:1]
-    return f"process {found[0]} ({ascii(' '.join(words))[1:-1][:80]})"
+    return f"process {found[0]} ({ascii(shlex.join(words))[1:-1][:80]})"

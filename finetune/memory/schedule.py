@@ -54,6 +54,14 @@ def plan_steps(settings: TrainSettings, examples: int, *, devices: int = 1) -> S
     return Schedule(steps, warmup, every)
 
 
+def examples_in(steps: int, settings: TrainSettings, examples: int, *, devices: int = 1) -> int:
+    """How many examples so many steps of a training on `examples` have: the last step of an epoch
+    may be short."""
+    a_step = settings.examples_per_step * devices
+    epochs, left = divmod(steps, math.ceil(examples / a_step))
+    return epochs * examples + min(left * a_step, examples)
+
+
 def warmed_up(step: int, usual: Callable[[int], float], *, warmup: int) -> float:
     """The factor of the peak learning rate at a step (counted from 0).
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tuneserve.finetune.memory.budget import packs
 from tuneserve.finetune.memory.prefixes import CPU_PADDING
-from tuneserve.finetune.memory.schedule import Schedule
+from tuneserve.finetune.memory.schedule import Schedule, examples_in
 from tuneserve.finetune.tokens.encoder import Encoded
 from tuneserve.finetune.tokens.epoch import LengthGroupedSampler, TrainingSet
 from tuneserve.settings import TrainSettings
@@ -53,7 +53,7 @@ def training_work(
         unit = CPU_PADDING if device == "cpu" else 1
         batches = (order[first : first + size] for first in range(0, len(order), size))
         computed = sum(len(batch) * (-(-max(batch) // unit) * unit) for batch in batches)
-    visited = schedule.steps * settings.examples_per_step
+    visited = examples_in(schedule.steps, settings, len(order))
     evaluations = 0
     if schedule.evaluate_every:
         evaluations = 1 + schedule.steps // schedule.evaluate_every  # one before the first step

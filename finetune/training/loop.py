@@ -17,7 +17,7 @@ from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.files import errors_named, read_json
 from tuneserve.finetune.data.prepare import Prepared
 from tuneserve.finetune.memory.budget import Budget
-from tuneserve.finetune.memory.schedule import Schedule
+from tuneserve.finetune.memory.schedule import Schedule, examples_in
 from tuneserve.finetune.runtime.libraries import Runtime, free_memory, limit_memory, quiet
 from tuneserve.finetune.runtime.model import add_adapter, load_base, trainable_parameters
 from tuneserve.finetune.runtime.packing import check_apart, check_honoured
@@ -200,11 +200,12 @@ def _run_steps(
     settings = job.budget.settings
     stop = StopSignal()
     with contextlib.ExitStack() as stack:
-        examples = job.schedule.steps * settings.examples_per_step * process_count()
+        count = len(job.training_set.sampler)
+        examples = examples_in(job.schedule.steps, settings, count, devices=process_count())
         display = stack.enter_context(
             progress_display(
                 job.schedule.steps, job.run.name,
-                epochs=examples / len(job.training_set.sampler),
+                epochs=examples / count,
                 evaluate_every=job.schedule.evaluate_every if job.encoded["eval"] else 0,
             )
         )  # fmt: skip

@@ -213,6 +213,7 @@ def test_columns_are_asked_about_only_where_none_is_known(tmp_path: Path) -> Non
     ("columns", "asked", "answered"),
     [
         ({"Label": CLASSES, "Text of it": TEXTS}, "Text of it", "Label"),
+        ({"Question": TEXTS, "Answer": [], "Place": CLASSES}, "Question", "Place"),
         ({"a": TEXTS, "b": CLASSES, "c": TEXTS}, "a", "b"),
         # Prices, numbers, dates and ids stand around what is meant.
         (

@@ -52,7 +52,8 @@ with RunDirectory(Path(sys.argv[2])).alone():
     sys.stdin.read()
 """
     run = RunDirectory(tmp_path / "a")
-    arguments = [sys.executable, "-c", code, "tuneserve", str(run.root)]
+    # A word that is empty is one of the command's words too.
+    arguments = [sys.executable, "-c", code, "tuneserve", str(run.root), "--clients", ""]
     with subprocess.Popen(
         arguments, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -60,6 +61,7 @@ with RunDirectory(Path(sys.argv[2])).alone():
         assert process.stdout.readline() == "held\n"
         with pytest.raises(TuneserveError) as caught, run.alone():
             pass
+        assert command_of(process.pid) == [str(run.root), "--clients", ""]
         process.communicate("")
     if Path("/proc/locks").exists():
         assert f"process {process.pid} (tuneserve " in caught.value.message

@@ -165,7 +165,9 @@ def _fitness_as_answered(column: Column) -> tuple[float, float]:
 
 
 def _fitness(column: Column) -> float:
-    return 2.0 * (column.kind == _TEXT) - 2.0 * (column.different <= 1) + column.everywhere
+    known = 2.0 * (column.kind == _TEXT) - 2.0 * (column.different <= 1) + column.everywhere
+    # Nothing is learned from what is empty, whatever its name.
+    return known - 10.0 * (not column.different)
 
 
 def _named(column: Column, words: Iterable[str]) -> bool:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tuneserve.finetune.memory.schedule import plan_steps, warmed_up
+from tuneserve.finetune.memory.schedule import examples_in, plan_steps, warmed_up
 from tuneserve.settings import TrainSettings
 
 
@@ -23,6 +23,17 @@ def settings(**given: Any) -> TrainSettings:
 def test_a_share_of_the_steps_warms_up(examples: int, steps: int, warmup: int) -> None:
     found = plan_steps(settings(), examples)
     assert (found.steps, found.warmup) == (steps, warmup)
+
+
+@pytest.mark.parametrize(
+    ("examples", "steps", "devices", "visited"),
+    [(3, 3, 1, 9), (39, 6, 1, 47), (16, 4, 1, 32), (20, 3, 1, 20), (20, 2, 2, 20), (9, 1, 1, 8)],
+)
+def test_the_last_step_of_an_epoch_may_be_short(
+    examples: int, steps: int, devices: int, visited: int
+) -> None:
+    assert settings().examples_per_step == 8
+    assert examples_in(steps, settings(), examples, devices=devices) == visited
 
 
 def test_the_rate_rises_in_equal_parts() -> None:
