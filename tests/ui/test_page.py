@@ -150,6 +150,7 @@ def test_an_error_goes_with_the_next_attempt(page: Browser, ui: RunningUI) -> No
     page.run("document.querySelector('#recipe').value = 'sentiment'")
     page.run("document.querySelector('[aria-label=\"Fill in from the recipe\"]').click()")
     page.wait(f"document.querySelector({of_data!r}) === null", 20)
+    page.wait("document.querySelector('#data-file').value === 'data/sentiment.jsonl'", 20)
     page.run("document.querySelector('#data-file').value = 'gaps.csv'")
     page.run("document.querySelector('#data-wordings').value = ''")
     page.run("document.querySelector('#data-general').value = ''")
