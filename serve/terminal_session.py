@@ -74,6 +74,7 @@ class Session:
         self.turns: list[Message] = []
         self._markdown = markdown
         self._file: Path | None = None
+        self._kept: list[Message] = []
         self._commands: dict[str, Callable[[str], None]] = {
             "/help": self._help, "/system": self._set_system, "/set": self._set,
             "/save": self._save, "/load": self._load, "/reset": self._reset,
@@ -167,17 +168,22 @@ class Session:
             write_json(path, written)
         except OSError as error:
             raise UsageError(f"can't be written: {error.strerror}", where=str(path)) from error
-        self._file = path
+        self._file, self._kept = path, list(self.turns)
         say(f"saved: {path}, {len(self.turns)} messages")
 
     def _load(self, text: str) -> None:
         path = _path(text, "/load")
+        if self.turns and self.turns != self._kept:
+            raise UsageError(
+                f"the conversation at hand is not saved ({len(self.turns)} messages)",
+                hint="/save FILE keeps it, /reset leaves it.",
+            )
         messages, options = read_saved(path)
         first = messages[0] if messages and messages[0]["role"] == "system" else None
         self.system = None if first is None else str(first["content"])
         self.turns = messages[1:] if first is not None else messages
         self._change({**dict.fromkeys(SETTINGS), **options})
-        self._file = path
+        self._file, self._kept = path, list(self.turns)
         for turn in self.turns:
             say(f"{'> ' if turn['role'] == 'user' else ''}{turn['content']}", lines=True)
 

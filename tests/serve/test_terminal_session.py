@@ -153,6 +153,11 @@ def test_a_saved_conversation_goes_on(address: str, replies: type[Replies], tmp_
     assert (code, out) == (0, "x\n"), err
     assert contents(replies.asked[-1]) == ["S", "hello", "x", "again", "x", "and now?"]
     assert replies.asked[-1]["min_p"] == 0.1
+    code, _, err = piped(address, "/load talk.json\nmore\n/load talk.json\n", cwd=tmp_path)
+    assert code == 2
+    assert "the conversation at hand is not saved (6 messages)" in err
+    anew = "/load talk.json\n/load talk.json\nmore\n/reset\n/load talk.json\n"
+    assert piped(address, anew, cwd=tmp_path)[0] == 0
     code, _, err = piped(address, "/save talk.json\n", cwd=tmp_path)
     assert code == 2
     assert "talk.json: already exists\n  Name another file: /save FILE." in err
