@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +61,14 @@ class Turn:
         )
 
 
+def check_turns(roles: Iterable[str], most_tokens: int) -> None:
+    """Raises PromptTooLongError for a conversation of more turns than tokens, before work is done
+    on them. Those of the assistant's may be one in a prompt, or have no text."""
+    turns = sum(role in ("user", "tool") for role in roles)
+    if turns > most_tokens:
+        raise PromptTooLongError(turns, most_tokens, least=True)
+
+
 def can_think(template: ChatTemplate) -> bool:
     """Does the template know thoughts, so that the model can have some?"""
     return OPEN_THOUGHTS in template.source or CLOSE_THOUGHTS in template.source
@@ -78,6 +86,8 @@ def prepare_turn(
     """Raises ApiError, TemplateError or GrammarError for a conversation that can't be rendered or a
     schema or grammar that can't be enforced, PromptTooLongError for one that plainly has more than
     `most_tokens`, and UnavailableError."""
+    if most_tokens is not None:
+        check_turns((message.role for message in request.messages), most_tokens)
     thinks = can_think(template)
     effort = effort_of(request.reasoning_effort, template.source)
     budget = effort.budget if request.reasoning_budget is None else request.reasoning_budget

@@ -8,6 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import ParamSpec, TypeVar
 
+from tuneserve.serve.api.uncollected import Uncollected
+
 RESTS = 3.0
 """Times as long as a piece of work computed."""
 
@@ -23,15 +25,24 @@ class RestingThread(ThreadPoolExecutor):
     def __init__(self, name: str) -> None:
         super().__init__(1, name)
         self._rests_until = 0.0
+        self._uncollected = Uncollected()
 
     def submit(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """As ThreadPoolExecutor."""
-        return super().submit(self._do, partial(work, *args, **kwargs))
+        self._uncollected.expect()
+        try:
+            future = super().submit(self._do, partial(work, *args, **kwargs))
+        except BaseException:
+            self._uncollected.expected_no_more()
+            raise
+        future.add_done_callback(lambda _: self._uncollected.expected_no_more())
+        return future
 
     def _do(self, work: Callable[[], T]) -> T:
         time.sleep(max(0.0, self._rests_until - time.monotonic()))
         began = time.thread_time()
         try:
-            return work()
+            with self._uncollected.making():
+                return work()
         finally:
             self._rests_until = time.monotonic() + RESTS * (time.thread_time() - began)

@@ -37,6 +37,7 @@ Schema = Mapping[str, Any]
 
 LONGEST_SCHEMAS = 256 * 1024
 """Characters of all schemas of a request; a grammar's length is bounded where requests are read."""
+_TOO_LONG = f"the request's schemas have more than {LONGEST_SCHEMAS} characters"
 
 LIMITS = LLParserLimits(
     initial_lexer_fuel=500_000,
@@ -147,6 +148,7 @@ class GrammarCompiler:
         UnavailableError."""
         parts: dict[str, str] = {}
         if schema is not None:
+            _check_length(schema, schema_param)
             parts[schema_param] = json_rule(schema, schema_param)
         arguments: dict[str, str] = {}
         names: dict[str, str] = {}
@@ -174,8 +176,7 @@ class GrammarCompiler:
         lark = "\n".join([f"start: {' | '.join(start)}", *lines])
         if len(lark) > LONGEST_SCHEMAS:
             longest = max(parts, key=lambda param: len(parts[param]), default="tools")
-            reason = f"the request's schemas have more than {LONGEST_SCHEMAS} characters"
-            raise GrammarError(reason, param=longest)
+            raise GrammarError(_TOO_LONG, param=longest)
         matcher, reason = self._compile(lark, "tools")
         if not reason:
             return matcher
@@ -291,3 +292,23 @@ def _told(reason: str) -> str:
     told = re.sub(r".*recursion limit exceeded.*", "it is nested too deep", told)
     told = re.sub(r"^(?:(?:at )?\d+\(\d+\): |failed to compile JSON schema: )+", "", told)
     return told if len(told) <= LONGEST_REASON else told[: LONGEST_REASON - 1] + "…"
+
+
+def _check_length(schema: Schema, param: str) -> None:
+    """Raises GrammarError for a schema that is plainly too long, before work is done on it: a
+    million values take seconds, in which others wait."""
+    waiting: list[Any] = [schema]
+    length = 0
+    while waiting and length <= LONGEST_SCHEMAS:
+        one = waiting.pop()
+        if isinstance(one, str):
+            length += len(one)
+        elif isinstance(one, Mapping):
+            length += sum(map(len, one)) + len('"": 0, ') * len(one)
+            waiting += one.values()
+        elif isinstance(one, list):
+            length += len("0, ") * len(one)
+            if length <= LONGEST_SCHEMAS:
+                waiting += one
+    if length > LONGEST_SCHEMAS:
+        raise GrammarError(_TOO_LONG, param=param)

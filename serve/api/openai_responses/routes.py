@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 
-from tuneserve.serve.api.errors import ApiError, to_json
+from tuneserve.serve.api.errors import ApiError, to_json, too_long
 from tuneserve.serve.api.generation_routes import STREAMED
 from tuneserve.serve.api.json_route import json_router
 from tuneserve.serve.api.middleware import key_in
@@ -22,13 +22,14 @@ from tuneserve.serve.api.openai_responses.answers import (
 from tuneserve.serve.api.openai_responses.items import InputItem, ItemReference, read_items
 from tuneserve.serve.api.openai_responses.protocol import CountRequest, ResponsesRequest
 from tuneserve.serve.api.openai_responses.store import ResponseStore, StoredItems
-from tuneserve.serve.api.openai_responses.translate import NAMES, as_chat
+from tuneserve.serve.api.openai_responses.translate import NAMES, as_chat, role_of
 from tuneserve.serve.api.openai_responses.writer import ResponseWriter
-from tuneserve.serve.api.prepare import Turn
+from tuneserve.serve.api.prepare import Turn, check_turns
 from tuneserve.serve.api.protocol import ChatRequest
 from tuneserve.serve.api.replica import stored_id
 from tuneserve.serve.api.service import Service
 from tuneserve.serve.api.translated import answer, count_tokens
+from tuneserve.serve.engine import PromptTooLongError
 
 MIB = 2**20
 
@@ -57,6 +58,13 @@ def responses_router(service: Service) -> APIRouter:
         )  # fmt: skip
         return items
 
+    def check_length(items: Sequence[InputItem]) -> None:
+        """Raises ApiError for plainly more items than the context has room for."""
+        try:
+            check_turns(map(role_of, items), service.engine.limit)
+        except PromptTooLongError as error:
+            raise too_long(error, param="input") from error
+
     @router.post("/responses", include_in_schema=False)
     @router.post("/v1/responses", response_model=ResponseObject, responses=STREAMED)
     async def create(body: ResponsesRequest, request: Request) -> Response:
@@ -66,6 +74,7 @@ def responses_router(service: Service) -> APIRouter:
 
         def read() -> tuple[ChatRequest, list[str], StoredItems]:
             items = read_items(parts)
+            check_length(items)
             stored = [_stored(item, new_id) for item in items] if body.stores else []
             return as_chat(body, items), body.ignored, StoredItems.of(stored)
 

@@ -59,6 +59,13 @@ def as_chat(body: CountRequest, items: Sequence[InputItem]) -> ChatRequest:
     return chat_request(fields, NAMES)
 
 
+def role_of(item: InputItem) -> str:
+    """Whose turn an item is, or belongs to."""
+    if isinstance(item, Message):
+        return item.role
+    return "tool" if isinstance(item, FunctionCallOutput) else "assistant"
+
+
 def _messages(instructions: str | None, items: Sequence[InputItem]) -> list[dict[str, Any]]:
     turns: list[dict[str, Any]] = []
     if instructions:

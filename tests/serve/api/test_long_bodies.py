@@ -77,6 +77,23 @@ def test_what_is_wrong_is_told_as_for_a_short_one(
     assert told[0] == told[1]
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses"])
+def test_more_turns_than_tokens_are_counted_and_not_rendered(
+    server: httpx.Client, path: str
+) -> None:
+    (field,) = {"messages", "input"} & set(BODIES[path])
+    answer = server.post(path, json=BODIES[path])
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (400, "context_length_exceeded")
+    assert (error["param"], error["n_prompt_tokens"]) == (field, MANY)
+
+
+def test_more_items_than_tokens_that_are_few_turns_are_answered(server: httpx.Client) -> None:
+    turns = [{"role": "assistant", "content": ""}] * 3000
+    answer = server.post("/v1/responses", json={"input": [*turns, TURN], "max_output_tokens": 1})
+    assert answer.status_code == 200, answer.text
+
+
 def test_a_long_body_that_is_no_json_is_refused(server: httpx.Client) -> None:
     content = '{"messages": [' + "1," * LONG_BODY
     headers = {"Content-Type": "application/json"}

@@ -174,6 +174,23 @@ HOSTILE: dict[str, Any] = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"enum": [*range(LONGEST_SCHEMAS // 3)]},
+        {"properties": {f"p{n}": {} for n in range(LONGEST_SCHEMAS // 8)}},
+        {"anyOf": [{"enum": ["x" * (LONGEST_SCHEMAS // 2)]}, {"const": "y" * LONGEST_SCHEMAS}]},
+    ],
+)
+def test_a_schema_that_is_plainly_too_long_is_not_read(
+    grammars: GrammarCompiler, monkeypatch: pytest.MonkeyPatch, schema: dict[str, Any]
+) -> None:
+    monkeypatch.setattr("tuneserve.serve.chat.structured.json_rule", None)
+    with pytest.raises(GrammarError, match=f"more than {LONGEST_SCHEMAS} characters") as failure:
+        of_schema(grammars, schema)
+    assert failure.value.param == "response_format"
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_what_is_hostile_is_refused_or_followed_in_time(
     model: LlamaModel, grammars: GrammarCompiler, name: str
