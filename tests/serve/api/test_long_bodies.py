@@ -52,7 +52,7 @@ def test_very_many_messages_hold_up_nobody_who_looks(server: httpx.Client) -> No
     took = time.monotonic() - began
     # Read, and then longer than the context or what a run of the user's is taken as.
     assert {one.result().status_code for one in asked} <= {200, 400}
-    assert longest < max(0.5, took / 8)
+    assert longest < max(1.0, took / 8)
 
 
 @pytest.mark.parametrize("path", BODIES)
