@@ -9,19 +9,22 @@ import shutil
 import signal
 import socket
 import ssl
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from tests.http_servers import answering
 from tests.support import ROOT, ModulePaths, RunningServer, own_certificate, running_server
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.serve.replicas import haproxy
-from tuneserve.serve.replicas.configuration import containers_configuration
+from tuneserve.serve.replicas.configuration import configuration, containers_configuration
 from tuneserve.serve.replicas.process import ReplicaProcess, message_of, tell_of
 from tuneserve.serve.replicas.shares import gpu_environment, threads_of_each, wanted_replicas
 from tuneserve.settings import ServeSettings
@@ -112,6 +115,50 @@ def test_what_begins_alike_is_found_again(replicas: RunningServer, http: httpx.C
         answered.add(name)
         assert answers[1].json()["usage"]["prompt_tokens_details"]["cached_tokens"] > 50
     assert answered == {"replica 1", "replica 2"}
+
+
+class Slow(BaseHTTPRequestHandler):
+    """Is ready, and takes its time for an answer."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        time.sleep(1.0)
+        self.do_GET()
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@needs_haproxy
+def test_one_that_refuses_connections_costs_no_request(tmp_path: Path) -> None:
+    """It has no requests, so that it is below its share: the other one is far above it."""
+    with answering(Slow) as server, socket.create_server(("127.0.0.1", 0)) as gone:
+        ports = [server.server_address[1], gone.getsockname()[1]]
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        rules = tmp_path / "haproxy.cfg"
+        rules.write_text(configuration(ServeSettings(replicas=2), ports, f"127.0.0.1:{port}"))
+        with subprocess.Popen(["haproxy", "-db", "-f", rules], stderr=subprocess.DEVNULL) as proxy:
+            try:
+                url = f"http://127.0.0.1:{port}"
+                until(lambda: answers(url))
+                gone.close()
+                with ThreadPoolExecutor(16) as pool, httpx.Client(base_url=url, timeout=30) as http:
+                    asked = pool.map(lambda n: http.post(CHAT, json=chat(f"{n}", "Hi")), range(16))
+                    assert [one.status_code for one in asked] == 16 * [200]
+            finally:
+                proxy.kill()
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url).status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 @needs_haproxy

@@ -864,9 +864,9 @@ def test_a_reference_without_a_number_is_refused_before_anything_is_asked() -> N
     ],
 )
 def test_long_answers_take_no_long_time(text: str) -> None:
-    started = time.perf_counter()
+    started = time.thread_time()
     last_number(text)
-    assert time.perf_counter() - started < 5
+    assert time.thread_time() - started < 5
 
 
 @pytest.mark.parametrize(
