@@ -18,7 +18,7 @@ MANY = 16_000
 TURN = {"role": "user", "content": "a"}
 BODIES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"messages": [TURN] * MANY, "max_tokens": 1},
-    "/v1/responses": {"input": [TURN] * MANY},
+    "/v1/responses": {"input": [TURN] * MANY, "max_output_tokens": 16},
     "/v1/messages": {"messages": [TURN] * MANY, "max_tokens": 1},
 }
 
