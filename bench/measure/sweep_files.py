@@ -30,7 +30,11 @@ STEPS = (FULL, SweepStep("Q8_0"), SweepStep("Q4_K_M"), SweepStep("Q4_K_M", imatr
 
 
 def remove_sweep_files(folder: Path) -> None:
-    """Remove them, and the folder unless something else lies in it."""
+    """Remove them, and the folder unless something else lies in it. Of a link to a folder the link
+    is removed."""
+    if folder.is_symlink():
+        folder.unlink()
+        return
     for step in STEPS:
         (folder / step.file_name).unlink(missing_ok=True)
     if folder.is_dir():

@@ -107,12 +107,13 @@ def split_examples(
         placed.setdefault((side, sha256_text(example.content_key)), example)
     split.duplicates = len(examples) - len(placed)
     held: dict[str, str] = {}
-    for (side, _), example in placed.items():
-        for key in _one_sided(example):
+    sided = [(side, example, _one_sided(example)) for (side, _), example in placed.items()]
+    for side, _, keys in sided:
+        for key in keys:
             if key not in held or _PRECEDENCE[side] > _PRECEDENCE[held[key]]:
                 held[key] = side
-    for (side, _), example in placed.items():
-        winner = max((held[key] for key in _one_sided(example)), key=_PRECEDENCE.__getitem__)
+    for side, example, keys in sided:
+        winner = max((held[key] for key in keys), key=_PRECEDENCE.__getitem__)
         if winner == side:
             split.part(side).append(example)
         else:

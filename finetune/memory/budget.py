@@ -54,11 +54,10 @@ class Budget:
         if self.predicted is None:
             return f"memory can't be planned for this architecture; {self.chosen}"
         room = f"{self.predicted / GIB:.1f} GiB planned"
-        room += (
-            f" of {self.available / GIB:.1f} that are free"
-            if self.available > 0
-            else (", and nothing is free")
-        )
+        if self.available > 0:
+            room += f" of {self.available / GIB:.1f} that are free"
+        else:
+            room += ", and nothing is free"
         if self.predicted > self.available:
             return (
                 f"WARNING: memory may not suffice: {room}, with {self.chosen}; shorter examples "
