@@ -27,7 +27,7 @@ _TARGET = re.compile(r"^([a-z][a-z-]*):", re.MULTILINE)
 _FOREIGN = {
     "--apply", "--backend", "--backend-store-uri", "--ipc", "--kl-divergence", "--logdir",
     "--modelfile", "--no",
-    "--no-nextn", "--offline", "--part", "--shape", "--tokenizer", "--upgrade",
+    "--format", "--no-nextn", "--offline", "--part", "--shape", "--tokenizer", "--upgrade",
 }  # fmt: skip
 
 
