@@ -19,7 +19,7 @@ from tuneserve.finetune.data.notes import Notes
 from tuneserve.finetune.data.prompt_variants import PromptVariants, read_prompt_variants
 from tuneserve.finetune.data.reading import Read, read_examples
 from tuneserve.finetune.data.split import SPLITS, Split, remove_near
-from tuneserve.finetune.data.split_reasons import why_empty
+from tuneserve.finetune.data.split_reasons import note_few_left, why_empty
 from tuneserve.finetune.data.split_sizes import split_with_least
 from tuneserve.records import Record
 from tuneserve.run import RunDirectory
@@ -106,6 +106,7 @@ def split_all(
         near_duplicates=settings.near_duplicates,
         least=settings.least_held_out,
     )
+    note_few_left(split)
     notes.update(split.notes)
     return Prepared(
         split,

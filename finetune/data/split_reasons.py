@@ -1,4 +1,4 @@
-"""Why a part of the split came out empty, and what fills it."""
+"""Why a part of the split came out empty or small, and what fills it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from tuneserve.chat.examples import Example
-from tuneserve.finetune.data.split import position_of, unit_of
+from tuneserve.finetune.data.split import Split, position_of, unit_of
 
 _NAMED = 5
 _MOST_NAMED = 20
@@ -62,3 +62,17 @@ def why_empty(
     if enough + lower < 1:
         hint = f"Add examples, set {empty}_fraction to {enough:g} or more, or to 0 for none."
     return f"{what} are spread by a hash, and {fraction:g} of them was too little", hint
+
+
+def note_few_left(split: Split) -> None:
+    """Note where more examples repeat what is held out than are left to train on."""
+    gone = split.straddling + len(split.near)
+    if gone <= len(split.train):
+        return
+    first = split.near[0].example if split.near else split.examples()[0]
+    split.notes.add(
+        f"only {len(split.train):,} examples are left to train on: {gone:,} are removed because a "
+        "held-out prompt is the same or nearly the same; raise near_duplicates, or set "
+        "eval_fraction and test_fraction to 0, to train on those too",
+        first.where,
+    )

@@ -19,6 +19,9 @@ FEWEST_EVAL = 4
 
 # A part is widened up to this share of the examples, or to its fraction if that is larger.
 _LARGEST_SHARE = 0.15
+# A part is not widened where training would lose more than this share of its examples, most of them
+# removed as nearly held out.
+_MOST_GIVEN_UP = 1 / 3
 
 Unit = tuple[float, int]
 """Where a unit stands by its hash, and how many examples it has."""
@@ -64,6 +67,7 @@ def split_with_least(
         wanted = min(least, int(max(fraction, _LARGEST_SHARE) * total))
         found, wider = split, dict(fractions)
         room = 2 * wanted  # units of many examples, or what repeats another part, could take all
+        fewest = max(1, (1 - _MOST_GIVEN_UP) * len(split.train))
         while (missing := wanted - len(found.part(name))) > 0:
             below = wider["test"] if name == "eval" and "test" not in ready else 0.0
             start = below + wider[name]
@@ -71,9 +75,12 @@ def split_with_least(
             if not taken:
                 break
             room -= sum(count for _, count in taken)
-            wider[name] += _end_behind(units, taken[-1]) - start
-            found = split_by(wider)
-        if len(found.part(name)) > len(split.part(name)) and found.train:
+            tried = {**wider, name: wider[name] + _end_behind(units, taken[-1]) - start}
+            widened = split_by(tried)
+            if len(widened.train) < fewest:
+                break
+            found, wider = widened, tried
+        if len(found.part(name)) > len(split.part(name)):
             split, fractions = found, wider
     few = fractions["eval"] and "eval" not in ready and len(split.eval) < FEWEST_EVAL
     if few and not general:

@@ -205,4 +205,9 @@ def available_bytes(runtime: Runtime, vram: float) -> int:
         if vram:
             free = min(free, int(vram * GIB))
         return free - int(RESERVED_GIB * GIB)
+    return free_for_training()
+
+
+def free_for_training() -> int:
+    """Bytes of main memory that training on the CPU may take."""
     return int(main_memory().available * _MAIN_MEMORY_SHARE)

@@ -16,6 +16,7 @@ from tuneserve.finetune.data.prepare import data_inputs, prepare_examples
 from tuneserve.finetune.memory.budget import budget_for
 from tuneserve.finetune.memory.prefixes import plan_sharing
 from tuneserve.finetune.memory.schedule import Schedule, plan_steps
+from tuneserve.finetune.memory.search import MemoryStrategy
 from tuneserve.finetune.runtime.libraries import has_gpu, load_runtime
 from tuneserve.finetune.timing.calibration import measure_pace, needed_bytes
 from tuneserve.finetune.timing.estimate import TimeEstimate, by_pace, by_run
@@ -57,8 +58,9 @@ def forecast(
     device: str,
     calibrate: bool,
     named: bool,
-) -> Forecast:
+) -> tuple[Forecast, MemoryStrategy | None]:
     """Read the recipe's examples, and time this machine unless a run has already shown its speed.
+    With it, where the machine was timed, how training fits these examples into its memory.
 
     `device` is 'cuda' or 'cpu'; without `calibrate` the machine is not timed. `named`: the user has
     named the data in this command. Raises NoForecastError where there are no usable examples, and
@@ -75,10 +77,12 @@ def forecast(
         tokens=work.tokens,
     )
     try:
-        time = _time(recipe, base, shape, training_set, schedule, work, lengths, device, calibrate)
+        time, strategy = _time(
+            recipe, base, shape, training_set, schedule, work, lengths, device, calibrate
+        )
     except NoForecastError as reason:
-        return found.model_copy(update={"left_out": str(reason)})
-    return found.model_copy(update={"time": time})
+        return found.model_copy(update={"left_out": str(reason)}), None
+    return found.model_copy(update={"time": time}), strategy
 
 
 def check_examples(recipe: Recipe, base: BaseConfig) -> Finding:
@@ -137,7 +141,7 @@ def _time(
     lengths: str,
     device: str,
     calibrate: bool,
-) -> TimeEstimate:
+) -> tuple[TimeEstimate, MemoryStrategy | None]:
     missing = missing_packages("train")
     if missing or importlib.util.find_spec("torch") is None:
         raise NoForecastError("what trains is not installed: pip install 'tuneserve[train]'")
@@ -154,7 +158,7 @@ def _time(
     if run := measured_speed(
         shape, recipe.train, device=device, machine=machine, length=mean, tokens=work.tokens
     ):
-        return by_run(run.tokens_per_second, work, run.run)
+        return by_run(run.tokens_per_second, work, run.run), None
     if not calibrate:
         raise NoForecastError("this machine was not timed (--no-calibrate)")
     with waiting("loading Unsloth, to time this machine"):
@@ -176,4 +180,4 @@ def _time(
             runtime.torch, shape, settings, device=device, precision=runtime.precision,
             batch=settings.batch_size, length=work.length,
         )  # fmt: skip
-    return by_pace(pace, work, strategy, shape, device=device)
+    return by_pace(pace, work, strategy, shape, device=device), strategy

@@ -88,6 +88,9 @@ from tuneserve.settings import Recipe
 Preflight = Callable[[Recipe, ResolvedBase, Sequence[Example]], None]
 """Looks at what a training is about to begin with: recipe, base, examples."""
 
+# Where the steps after the first were so many times as fast as all, both speeds are told.
+_CLEARLY_FASTER = 1.1
+
 
 def train(
     recipe: Recipe,
@@ -364,7 +367,7 @@ def _tell_result(result: TrainResult) -> None:
     peak = result.peak_memory
     say(
         f"trained {result.steps.done} steps in {human_seconds(result.training_seconds)} "
-        f"({result.tokens_per_second:,.0f} tokens/s) and evaluated in "
+        f"({_speed(result)}) and evaluated in "
         f"{human_seconds(result.evaluation_seconds)}; best at step {result.steps.best}; "
         f"peak memory {peak.resident_bytes / 2**30:.2f} GiB"
         + (f", GPU {peak.gpu_bytes / 2**30:.2f} GiB" if peak.gpu_bytes is not None else "")
@@ -384,6 +387,15 @@ def _tell_result(result: TrainResult) -> None:
         say(
             f"{name}: loss {figures.loss:.4f} per answer token, perplexity {figures.perplexity:.3f}"
         )
+
+
+def _speed(result: TrainResult) -> str:
+    """Of all steps, and of those that were shown while it trained, where that is another."""
+    whole, later = result.tokens_per_second, result.steady_tokens_per_second
+    shown = f"{whole:,.0f} tokens/s"
+    if later > _CLEARLY_FASTER * whole:
+        shown += f"; {later:,.0f} after the first step"
+    return shown
 
 
 def _no_better_than(result: TrainResult) -> float | None:

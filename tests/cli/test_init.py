@@ -188,6 +188,11 @@ def test_nobody_to_ask_is_one_error(tuneserve: Runner, tmp_path: Path) -> None:
     done = tuneserve("init", "--base", "demo", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: --file: is not given, and there is nobody to ask\n"
+    (tmp_path / "few.jsonl").write_text('{"instruction": "Say yes.", "output": "yes"}\n')
+    done = tuneserve("init", "--file", "few.jsonl", "--no-calibrate", cwd=tmp_path)
+    assert done.stderr.startswith("model.base = demo: not given, and there is nobody to ask\n"), (
+        done.stderr
+    )
 
 
 TEXTS = ["The printer in room 4 does nothing.", "Who pays for the train?", "Nothing works here."]

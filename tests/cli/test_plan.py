@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -103,6 +104,23 @@ def test_no_context_is_promised_that_the_model_was_not_made_for(
     done = tuneserve("plan", "--base", str(base), "--vram", "24", "--ctx", "16384", "--json")
     titles = json.loads(done.stdout)["peaks"]
     assert any("context 16384 for all requests together, 8192 for one" in one for one in titles)
+
+
+@pytest.mark.slow
+def test_of_examples_that_are_here_memory_is_planned_as_training_plans_it(
+    tuneserve: Runner, tmp_path: Path
+) -> None:
+    rows = [{"instruction": f"Name {n} in one word.", "output": "x"} for n in range(40)]
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = ("--base", "demo", "--file", str(tmp_path / "x.jsonl"), "--max-seq-length", "256")
+    done = tuneserve("plan", *options, "--cpu", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    told = re.search(
+        r"training: (.*), these examples\n.*?in all +([\d.]+ GiB)", done.stderr, re.DOTALL
+    )
+    assert told is not None, done.stderr
+    trained = tuneserve("train", *options, "--run", "x", "--max-steps", "2", cwd=tmp_path)
+    assert f"{told[1]}: {told[2]} planned" in trained.stderr, (done.stderr, trained.stderr)
 
 
 def test_a_gpu_that_is_not_there_is_told(tuneserve: Runner, tmp_path: Path) -> None:

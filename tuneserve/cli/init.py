@@ -126,12 +126,18 @@ def _require_recipe(output: Path) -> None:
 def _ask(
     tables: dict[str, dict[str, Any]], section: str, name: str, question: str, default: str | None
 ) -> None:
-    """Put a setting that was not given into the tables. Raises UsageError with nobody to ask."""
+    """Put a setting that was not given into the tables: with nobody to ask its default. Raises
+    UsageError where it has none."""
     if name in tables.get(section, {}):
         return
-    if not sys.stdin.isatty():
+    if sys.stdin.isatty():
+        answer = click.prompt(question, default=default, err=True)
+    elif default is not None:
+        answer = default
+        say(f"{section}.{name} = {default}: not given, and there is nobody to ask")
+    else:
         raise UsageError("is not given, and there is nobody to ask", where=f"--{name}")
-    tables.setdefault(section, {})[name] = click.prompt(question, default=default, err=True)
+    tables.setdefault(section, {})[name] = answer
 
 
 def _map_columns(tables: dict[str, dict[str, Any]]) -> None:

@@ -90,7 +90,14 @@ def look_ahead(
     recipe = with_precision_of_base(recipe, base.config)
     shape = ModelShape.of(base.config, base.where)
     context_length = text_config(base.config).get("max_position_embeddings")
-    found = plan(recipe, shape, device=device, model_context=context_length)
+    work, left_out, strategy = None, "", None
+    try:
+        work, strategy = forecast(
+            recipe, base, shape, device=device, calibrate=calibrate, named=named
+        )
+    except NoForecastError as reason:
+        left_out = str(reason)
+    found = plan(recipe, shape, device=device, model_context=context_length, strategy=strategy)
     if device == "cuda" and not has_gpu():
         vram = recipe.train.vram
         of = f" of {vram:g} GiB" if vram else ""
@@ -102,15 +109,11 @@ def look_ahead(
     for line in [*unknown, *found.advice, *room]:
         say(line)
     shown = found.to_json()
-    try:
-        work = forecast(recipe, base, shape, device=device, calibrate=calibrate, named=named)
-    except NoForecastError as reason:
-        say(f"time: left out, {reason}")
-        shown["left_out"] = str(reason)
-    else:
-        _show(work)
-        shown["work"] = work.to_json()
-    return shown
+    if work is None:
+        say(f"time: left out, {left_out}")
+        return {**shown, "left_out": left_out}
+    _show(work)
+    return {**shown, "work": work.to_json()}
 
 
 def _room(peaks: dict[str, dict[str, int]]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 
 from tuneserve.convert.resources import needed_memory, worker_threads
+from tuneserve.finetune.memory.budget import free_for_training
 from tuneserve.finetune.memory.model import RESERVED_GIB, largest_batch, training_memory
 from tuneserve.finetune.memory.search import Decisions, MemoryStrategy, search_strategy
 from tuneserve.memory import GIB
@@ -36,21 +37,30 @@ class MemoryPlan(Record):
 
 
 def plan(
-    recipe: Recipe, shape: ModelShape, *, device: str, model_context: int | None = None
+    recipe: Recipe,
+    shape: ModelShape,
+    *,
+    device: str,
+    model_context: int | None = None,
+    strategy: MemoryStrategy | None = None,
 ) -> MemoryPlan:
     """What each stage takes, with advice where `train.vram` is given.
 
-    Every example counts as one of `max_seq_length` tokens. Serving is planned for the GPU, or for
+    `strategy` is how the recipe's own examples are trained, where that is known; without it every
+    example counts as one of `max_seq_length` tokens. Training on a CPU is planned for the main
+    memory that is free here, as training itself does it. Serving is planned for the GPU, or for
     main memory where `device` is 'cpu'. `model_context` is the longest context, in tokens, that the
     model was made for.
     """
-    vram = recipe.train.vram
-    available = (vram - RESERVED_GIB) * GIB if vram else None
+    examples = "these examples"
+    if strategy is None:
+        examples = f"every example of {recipe.model.max_seq_length:,} tokens"
+    available = _available(recipe, device)
     if available is None:
         # Nothing to choose by: the batch as it is given, and what takes the least memory.
         as_given = recipe.train.model_copy(update={"speed": "as_given"})
         recipe = recipe.model_copy(update={"train": as_given})
-    strategy = search_strategy(
+    strategy = strategy or search_strategy(
         shape, recipe, [recipe.model.max_seq_length] * recipe.train.examples_per_step,
         available=available or 0.0, device=device, value_bytes=_value_bytes(recipe),
     )  # fmt: skip
@@ -58,10 +68,10 @@ def plan(
     found = MemoryPlan(
         parameters=shape.parameters,
         chosen=strategy.decisions,
-        peaks=_peaks(recipe, strategy, sizes, device, model_context),
+        peaks=_peaks(recipe, strategy, examples, sizes, device, model_context),
         advice=[],
     )
-    if available is None:
+    if available is None or not recipe.train.vram:
         return found
     largest = {
         kind: _largest_batch(recipe, shape, strategy, kind, available, device)
@@ -75,9 +85,17 @@ def plan(
     )
 
 
+def _available(recipe: Recipe, device: str) -> float | None:
+    """Bytes that training may take; None where no GPU's memory is named."""
+    if recipe.train.vram:
+        return (recipe.train.vram - RESERVED_GIB) * GIB
+    return free_for_training() if device == "cpu" else None
+
+
 def _peaks(
     recipe: Recipe,
     strategy: MemoryStrategy,
+    examples: str,
     sizes: ModelSizes,
     device: str,
     model_context: int | None,
@@ -93,7 +111,7 @@ def _peaks(
     if model_context is not None and model_context < serve.ctx:
         context += f" for all requests together, {model_context} for one"
     return {
-        f"training: {strategy.describe()}": asdict(strategy.memory),
+        f"training: {strategy.describe()}, {examples}": asdict(strategy.memory),
         "merge": {"tensors and libraries": needed_memory(worker_threads(recipe.convert))},
         f"serving: {recipe.convert.quantization}, {context}": serving,
     }

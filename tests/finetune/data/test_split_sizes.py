@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import random
+import string
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from tests.finetune.data.test_split import check_promises, example, sided
 from tuneserve.chat.examples import Example
 from tuneserve.errors import UsageError
+from tuneserve.finetune.data.notes import Note
 from tuneserve.finetune.data.prepare import Prepared, prepare_examples
 from tuneserve.finetune.data.split import split_examples
 from tuneserve.finetune.data.split_sizes import FEWEST_EVAL, split_with_least
@@ -142,3 +144,40 @@ def test_what_is_held_out_beyond_a_fraction_is_told_and_ready_parts_stay(tmp_pat
     tested = prepared(tmp_path, rows)
     assert len(tested.split.test) == 2
     assert len(tested.split.eval) >= 9
+
+
+def clusters(count: int, size: int, seed: int) -> list[Example]:
+    """`count` questions, each `size` times in nearly the same words."""
+    draw = random.Random(seed)
+
+    def word() -> str:
+        return "".join(draw.choices(string.ascii_lowercase, k=6))
+
+    texts = [" ".join(word() for _ in range(14)) for _ in range(count)]
+    return [example(f"{text} {word()}?", "x") for text in texts for _ in range(size)]
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(("count", "size"), [(24, 2), (16, 3), (12, 4)])
+def test_no_part_is_filled_at_the_cost_of_training(count: int, size: int, seed: int) -> None:
+    """What is held out takes what is nearly the same out of training."""
+    items = clusters(count, size, seed)
+    plain, widened = (
+        split_with_least(
+            items, eval_fraction=0.05, test_fraction=0.2, near_duplicates=0.7, least=least
+        )
+        for least in (0, 16)
+    )
+    assert len(widened.train) >= len(plain.train) * (2 / 3) ** 2
+
+
+def test_that_most_repeats_what_is_held_out_is_odd(tmp_path: Path) -> None:
+    def told(items: list[Example]) -> list[Note]:
+        rows = [{"instruction": e.messages[0]["content"], "output": "x"} for e in items]
+        notes = prepared(tmp_path, rows).notes
+        return [note for note in notes if "are left to train on" in note.text]
+
+    (note,) = told(clusters(6, 8, 0))
+    assert note.odd
+    assert note.text.startswith("only 8 examples are left to train on: 32 are removed")
+    assert not told(clusters(48, 1, 0))

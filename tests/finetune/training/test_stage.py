@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -107,6 +108,13 @@ def test_the_log_has_progress_and_no_library_noise(finished: dict[str, Any]) -> 
     log = finished["stderr"]
     assert "step 6/6" in log
     assert "tokens/s" in log
+    whole, later = finished["tokens_per_second"], finished["steady_tokens_per_second"]
+    told = re.search(
+        r"trained 6 steps in [^(]*\(([\d,]+) tokens/s(?:; ([\d,]+) after the first)?", log
+    )
+    assert told is not None
+    assert told[1] == f"{whole:,.0f}"
+    assert told[2] == (f"{later:,.0f}" if later > 1.1 * whole else None)
     for noise in ("Unsloth 20", "Warning", "pytree", "it/s]", "{'loss'", "bitsandbytes"):
         assert noise not in log
 

@@ -6,12 +6,22 @@ import {lines, table} from "./parts.js";
 /** Ask for a preview, and show it, or why there is none. */
 export async function previewed(shown, asker, ask) {
   asker.disabled = true;
-  shown.replaceChildren(make("p", {className: "soft", textContent: "Reading the data…"}));
+  const began = Date.now();
+  // Seconds that count up are not read aloud each time.
+  const passed = make("span", {"aria-hidden": "true"});
+  const count = setInterval(() => {
+    passed.textContent = ` ${Math.round((Date.now() - began) / 1000)} s`;
+  }, 1000);
+  shown.replaceChildren(make("p", {className: "soft"},
+    "Reading the data, and encoding it as the base's tokenizer does…", passed));
+  shown.scrollIntoView({block: "nearest"});
   try {
     shown.replaceChildren(...preview(await ask()));
   } catch (error) {
     shown.replaceChildren(make("pre", {className: "bad", role: "alert", textContent: error.message}));
   }
+  clearInterval(count);
+  shown.scrollIntoView({block: "nearest"});
   asker.disabled = false;
 }
 
