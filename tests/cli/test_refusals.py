@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import struct
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -241,3 +242,15 @@ def test_an_error_of_a_library_that_only_looks_like_the_systems_keeps_its_traceb
     monkeypatch.setattr(cli, "main", fail)
     with pytest.raises(OSError, match="a defect of ours"):
         main(["train"])
+
+
+def test_on_windows_itself_a_command_says_where_it_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(SystemExit) as stop:
+        main(["serve", "--run", "x"])
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: does not run on Windows itself\n")
+    assert "in WSL on Windows" in said

@@ -19,6 +19,7 @@ from click.shell_completion import CompletionItem
 import tuneserve
 from tuneserve.console import say
 from tuneserve.errors import TuneserveError, UsageError, of_system
+from tuneserve.memory import ON_LINUX
 from tuneserve.visible import Visible
 
 COMMANDS = {
@@ -58,6 +59,8 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
+        if sys.platform == "win32":  # files are locked as POSIX does it, in nearly all commands
+            raise UsageError("does not run on Windows itself", hint=ON_LINUX)
         module = importlib.import_module(f"tuneserve.cli.{MODULES.get(cmd_name, cmd_name)}")
         command: click.Command = module.command
         return command
