@@ -121,7 +121,9 @@ def model_card(run: RunDirectory, result: ConvertResult, base: str, *, has_model
         on = f"{base} (`{merged_into}`); trained on {trained.name} (`{spec}`)"
     train = run.saved_settings().get("train", {})
     length = "max_steps" if train.get("max_steps") else "epochs"
-    keys = ("r", "alpha", length, "learning_rate", "target_modules")
+    keys = ["r", "alpha", length, "learning_rate", "target_modules"]
+    if train.get("last_layers"):
+        keys.append("last_layers")
     settings = ", ".join(f"{key} {train[key]}" for key in keys if key in train)
     ollama = f"ollama create {run.name} -f Modelfile\n" if has_modelfile else ""
     no_ollama = "" if has_modelfile else NO_MODELFILE

@@ -20,6 +20,7 @@ from tuneserve.finetune.data.prepare import (
     Prepared,
     add_replay_set,
     add_variants,
+    check_fields,
     check_none_is_empty,
     data_files,
     join_reads,
@@ -100,6 +101,8 @@ def gather(settings: DataSettings, *, default_fractions: bool = False) -> Gather
         reads.append(read)
     if unread and not reads:
         raise unread[0]
+    if all(read.examples for read in reads) and not unread:  # of others the keys are not known
+        check_fields(reads, settings)
     examples, notes = join_reads(paths, reads)
     prepared = split_all(examples, reads, notes, settings)
     found = Gathered(prepared, [_in_a_line(error) for error in unread], [])

@@ -261,6 +261,13 @@ class TrainSettings(Section):
         min_length=1,
         description="Linear layers that get a LoRA adapter; all-linear = all but lm_head.",
     )
+    last_layers: int = Field(
+        0,
+        ge=0,
+        le=10_000,
+        description="Only so many of the last decoder layers get an adapter: those before are "
+        "computed forward alone, which takes less time and memory and learns less; 0 = all.",
+    )
     bias: Literal["none", "all", "lora_only"] = Field("none", description="Which biases train.")
     use_rslora: bool = Field(False, description="Scale by alpha/sqrt(r) (rank-stabilised LoRA).")
     use_dora: bool = Field(

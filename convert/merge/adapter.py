@@ -209,14 +209,22 @@ class Adapter:
         """The weights of projections without an adapter that other layers have one on: PEFT adapts
         all or none.
 
-        Only those that the configuration targets, where it doesn't choose layers itself.
+        Only those that the configuration targets, in the layers that it names if it names any.
         """
-        if self.config.get("layers_to_transform") is not None:
-            return []
-        by_layer: dict[str, set[str]] = {}
+        found: dict[str, dict[int, set[str]]] = {}
         for module in modules:
-            if match := re.fullmatch(r"(.*\.layers\.\d+)\.(.+)", module):
-                by_layer.setdefault(match.group(1), set()).add(match.group(2))
+            if match := re.fullmatch(r"(.*\.layers\.)(\d+)\.(.+)", module):
+                layers = found.setdefault(match.group(1), {})
+                layers.setdefault(int(match.group(2)), set()).add(match.group(3))
+        chosen = self.config.get("layers_to_transform")
+        by_layer = {
+            f"{before}{number}": layers.get(number, set())
+            for before, layers in found.items()
+            for number in (
+                range(max(layers) + 1) if chosen is None
+                else [chosen] if isinstance(chosen, int) else chosen
+            )
+        }  # fmt: skip
         everywhere = set().union(*by_layer.values()) if by_layer else set()
         return [
             f"{layer}.{name}"

@@ -17,7 +17,7 @@ from tuneserve.finetune.data.hub import local_path
 from tuneserve.finetune.data.ids import UniqueIds
 from tuneserve.finetune.data.notes import Notes
 from tuneserve.finetune.data.prompt_variants import PromptVariants, read_prompt_variants
-from tuneserve.finetune.data.reading import Read, read_examples
+from tuneserve.finetune.data.reading import Read, check_named, read_examples
 from tuneserve.finetune.data.split import SPLITS, Split, remove_near
 from tuneserve.finetune.data.split_reasons import note_few_left, why_empty
 from tuneserve.finetune.data.split_sizes import split_with_least
@@ -87,6 +87,7 @@ def prepare_examples(settings: DataSettings) -> Prepared:
     a split that is wanted comes out empty."""
     files = data_files(settings)
     reads = [read_file(path, weight, settings) for path, weight in files]
+    check_fields(reads, settings)
     examples, notes = join_reads([path for path, _ in files], reads)
     prepared = split_all(examples, reads, notes, settings)
     check_none_is_empty(prepared.split, settings, examples)
@@ -134,6 +135,13 @@ def read_file(path: Path, weight: float, settings: DataSettings) -> Read:
     )
     read.examples = [replace(example, weight=weight) for example in read.examples]
     return read
+
+
+def check_fields(reads: Sequence[Read], settings: DataSettings) -> None:
+    """Raise UsageError for a column or key that `fields` names and that none of the files has."""
+    keys = dict.fromkeys(key for read in reads for key in read.keys)
+    if keys:
+        check_named(_field_names(settings), list(keys), settings.file)
 
 
 def join_reads(files: Sequence[Path], reads: Sequence[Read]) -> tuple[list[Example], Notes]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -31,12 +31,14 @@ class UnusableError(UsageError):
 
 @dataclass
 class Read:
-    """Examples of a file, what shapes they had, and the records that can't be used."""
+    """Examples of a file, what shapes they had, and the records that can't be used. `keys` are
+    its records', where the settings name some."""
 
     examples: list[Example] = field(default_factory=list)
     shapes: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
     notes: Notes = field(default_factory=Notes)
+    keys: dict[str, None] = field(default_factory=dict)
 
 
 def read_examples(
@@ -50,14 +52,13 @@ def read_examples(
     read = Read()
     ids = UniqueIds()
     fields = fields or {}
-    seen: dict[str, None] = {}
     names = frozenset(filter(None, fields.values()))
     for place, record, side, file in read_records(path, read.notes, names):
         try:
             if isinstance(record, BadRecord):
                 raise record
             record, notes = clean_record(record, KNOWN | names)
-            seen |= dict.fromkeys(record if names and isinstance(record, dict) else ())
+            read.keys |= dict.fromkeys(record if names and isinstance(record, dict) else ())
             record, side = _with_side(record, side, names)
             table = _TABLES.get(kind_of(Path(file)), "")
             parsed, example = _example(record, fields, system, place, table)
@@ -76,8 +77,12 @@ def read_examples(
         else:
             example = example.named(sha256_text(example.content_key)[:ID_LENGTH])
         read.examples.append(replace(example, side=side))
-    if not read.examples and seen:
-        _check_named(fields, list(seen), path)
+    if not read.examples and read.keys:
+        check_named(fields, list(read.keys), path)
+    for key in _lacking(fields, read.keys) if read.keys else ():
+        read.notes.add(
+            f"no record has {key.partition('=')[2]!r} ([data] fields: {key})", str(path), odd=False
+        )
     if not skip_bad:
         raise_problems(read.problems, len(read.problems) + len(read.examples), where=str(path))
     if not read.examples:
@@ -85,9 +90,9 @@ def read_examples(
     return read
 
 
-def _check_named(fields: Mapping[str, str], keys: Sequence[str], path: Path) -> None:
-    """Raise UsageError for a key that the settings name and that no record of the file has."""
-    lacking = [f"{ours}={theirs}" for ours, theirs in fields.items() if theirs not in ("", *keys)]
+def check_named(fields: Mapping[str, str], keys: Sequence[str], path: Path) -> None:
+    """Raise UsageError for a key that the settings name and that is none of the records' `keys`."""
+    lacking = _lacking(fields, keys)
     if not lacking:
         return
     theirs = lacking[0].partition("=")[2]
@@ -98,6 +103,11 @@ def _check_named(fields: Mapping[str, str], keys: Sequence[str], path: Path) -> 
         where=str(path),
         hint="Name one of them: --fields " + lacking[0].replace(theirs, "KEY") + ".",
     )
+
+
+def _lacking(fields: Mapping[str, str], keys: Collection[str]) -> list[str]:
+    """What of `fields` (as ours=theirs) names none of the keys."""
+    return [f"{ours}={theirs}" for ours, theirs in fields.items() if theirs not in ("", *keys)]
 
 
 def _with_side(record: Any, side: str | None, names: frozenset[str]) -> tuple[Any, str | None]:

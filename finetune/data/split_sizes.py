@@ -104,7 +104,7 @@ def _without_eval(
 ) -> Split:
     """The split that has no eval part, with a note of what became of the few examples in it."""
     few = split.eval
-    reason = f"of {total:,} examples no {FEWEST_EVAL} can be held out to steer training"
+    reason = f"{total:,} examples are too few to hold {FEWEST_EVAL} out to steer training"
     if int(_LARGEST_SHARE * total) >= FEWEST_EVAL:
         why, hint = why_empty(free, "eval", fractions["eval"], fractions["test"])
         reason = f"{why}. {hint.rstrip('.')}"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tuneserve.errors import UsageError
 from tuneserve.finetune.data.containers import kind_of, read_data
 from tuneserve.finetune.data.encodings import decode, encoding_note
 from tuneserve.finetune.data.formats import BadRecord
@@ -26,6 +27,8 @@ _DELIMITERS = ",;\t|"
 _HEADER_WITHIN = 6
 _UNNAMED = re.compile(r"(unnamed: \d+)?", re.IGNORECASE)
 _INDEX = re.compile(r"\d+(\.0)?")
+# A first line for Excel that names the delimiter.
+_TOLD = re.compile(r'"?sep=([^\s"])"?\r?\n', re.IGNORECASE)
 _PANDAS_EMPTY = ("nan", "NaN")
 
 Row = tuple[int, list[str] | BadRecord]
@@ -51,15 +54,21 @@ def read_csv(path: Path, notes: Notes, marks: frozenset[str]) -> Iterator[RawRec
         text, encoding = decode(data)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        yield RawRecord(f"{path}:{line}", BadRecord(
-            f"not UTF-8 (byte {error.start + 1} of the file): save it as UTF-8"
-        ))  # fmt: skip
-        return
+        raise UsageError(
+            f"not UTF-8 (byte {error.start + 1} of the file)",
+            where=f"{path}:{line}",
+            hint="Save it as UTF-8 (spreadsheets call it CSV UTF-8).",
+        ) from error
     if encoding is not None:
         notes.add(encoding_note(encoding), str(path), odd=not encoding.startswith("UTF"))
     csv.field_size_limit(_FIELD_LIMIT)
     default = "\t" if kind_of(path) == ".tsv" else ","
-    layout = _layout(text, default, KNOWN | marks)
+    delimiters = _DELIMITERS
+    if told := _TOLD.match(text):
+        default = delimiters = told[1]
+        text = "\n" + text[told.end() :]  # lines keep their numbers
+    known = KNOWN | marks
+    layout = _layout(text, default, delimiters, known)
     if layout is None:
         return
     if layout.delimiter != default or layout.spaced:
@@ -80,7 +89,13 @@ def read_csv(path: Path, notes: Notes, marks: frozenset[str]) -> Iterator[RawRec
             yield RawRecord(place, row)
         elif not any(cell.strip() for cell in row):
             notes.add("empty rows are not read", place, odd=False)
+        elif [cell.strip() for cell in row] == layout.header:
+            notes.add("the header stands there again and is not read", place, odd=False)
         else:
+            for name, cell in zip(layout.header, row, strict=False):
+                if name and name == cell.strip() and name.lower() not in known:
+                    text = f"{name!r} is a column's name and a value in it: is there a header?"
+                    notes.add(text, place)
             yield RawRecord(place, _record(layout.header, row, notes, place))
 
 
@@ -121,13 +136,13 @@ def _rows(text: str, delimiter: str, *, spaced: bool = False) -> Iterator[Row]:
             yield line, BadRecord(f"not CSV: {_words(error, line, rows.line_num)}")
 
 
-def _layout(text: str, default: str, known: frozenset[str]) -> _Layout | None:
+def _layout(text: str, default: str, delimiters: str, known: frozenset[str]) -> _Layout | None:
     """The layout with the most known names in the header; None for a file without a row.
 
     Below the first row that isn't empty, a header is only what has two known names.
     """
     found: list[tuple[tuple[int, int, int], _Layout]] = []
-    for delimiter in sorted(_DELIMITERS, key=lambda one: one != default):
+    for delimiter in sorted(delimiters, key=lambda one: one != default):
         top = itertools.takewhile(lambda row: row[0] <= _HEADER_WITHIN, _rows(text, delimiter))
         filled = ((line, row) for line, row in top if isinstance(row, list) and any(row))
         for place, (line, row) in enumerate(filled):

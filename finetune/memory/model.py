@@ -106,12 +106,14 @@ def training_memory(
     if optimizer == "auto":
         optimizer = "adamw_8bit" if cuda else "adamw_torch"
     trained = shape.adapter_parameters(settings.r, settings.target_modules)
+    trained = trained * adapted_layers(settings, shape.layers) // shape.layers
     trained += shape.copied_parameters(settings.modules_to_save)
     checkpointing = checkpointing or settings.gradient_checkpointing
     whole = settings.kept_layers if kept_layers is None else kept_layers
-    whole = shape.layers if checkpointing == "false" else min(whole, shape.layers)
+    backward_layers = layers_backward(settings, shape.layers, checkpointing)
+    whole = backward_layers if checkpointing == "false" else min(whole, backward_layers)
     # Offloaded, the inputs of the layers that are computed again wait in main memory.
-    inputs = 0 if checkpointing == "unsloth" and cuda else (shape.layers - whole) * shape.hidden
+    inputs = 0 if checkpointing == "unsloth" and cuda else (backward_layers - whole) * shape.hidden
     if cuda:
         kept = float(shape.kept_per_token * value_bytes)
         backward = _BACKWARD_FACTOR * kept
@@ -133,6 +135,19 @@ def training_memory(
         activations=int(activations),
         libraries=0 if cuda else _CPU_LIBRARIES + (_COMPILER if compiled else 0),
     )
+
+
+def adapted_layers(settings: TrainSettings, layers: int) -> int:
+    """How many of the base's layers get an adapter."""
+    return min(settings.last_layers, layers) or layers
+
+
+def layers_backward(settings: TrainSettings, layers: int, checkpointing: str) -> int:
+    """How many of the base's layers are computed backward: those from the first on that trains, or
+    all where activations are computed again."""
+    elsewhere = settings.bias == "all" or {*settings.modules_to_save} - {"lm_head"}
+    every = elsewhere or checkpointing != "false"
+    return layers if every else adapted_layers(settings, layers)
 
 
 def _kept_on_cpu(

@@ -16,7 +16,7 @@ from typing import Annotated, Self
 from pydantic import BeforeValidator
 
 from tuneserve.errors import UsageError
-from tuneserve.finetune.memory.model import TrainingMemory, training_memory
+from tuneserve.finetune.memory.model import TrainingMemory, layers_backward, training_memory
 from tuneserve.finetune.runtime.processes import process_count
 from tuneserve.finetune.runtime.shards import parts
 from tuneserve.finetune.tokens.sharing import Computed
@@ -76,12 +76,13 @@ class Decisions(Record):
 class MemoryStrategy:
     """Precision of the base, what is kept in memory, and how many examples are computed at a time.
 
-    `compiled`: the layers (`layers` of them) are compiled (CPU). `cost` has no unit: less is
-    faster. `divided`: among how many GPUs the base is.
+    `backward`: how many of the `layers` are computed backward too. `compiled`: they are compiled
+    (CPU). `cost` has no unit: less is faster. `divided`: among how many GPUs the base is.
     """
 
     decisions: Decisions
     layers: int
+    backward: int
     compiled: bool
     memory: TrainingMemory
     cost: float
@@ -98,6 +99,8 @@ class MemoryStrategy:
         waiting += ["the token embeddings"] if chosen.offload_embeddings else []
         if waiting:
             kept += f", {' and '.join(waiting)} in main memory"
+        if self.backward < self.layers:
+            kept = f"the last {self.backward} of {self.layers} layers backward, {kept}"
         base = f"{'4' if chosen.load_in_4bit else '16'}-bit base"
         if self.divided > 1:
             base += f" divided among {self.divided} GPUs"
@@ -148,7 +151,9 @@ def search_strategy(
             length=length, mean_length=mean_length, compiled=compiled and kind == "false",
             divided=parts(recipe.train),
         )  # fmt: skip
-        cost = _cost(1 - layers / shape.layers, tokens, four_bit=four_bit, offloaded=offloaded)
+        backward = layers_backward(recipe.train, shape.layers, kind)
+        recomputed = max(0, backward - layers) / shape.layers
+        cost = _cost(recomputed, tokens, four_bit=four_bit, offloaded=offloaded)
         if computed is not None:
             # The larger a batch is, the fewer tokens are computed for each of its examples.
             cost *= batches.mean_tokens / size
@@ -159,7 +164,9 @@ def search_strategy(
         )  # fmt: skip
         compiles = compiled_anyhow or (compiled and kind == "false")
         strategies.append(
-            MemoryStrategy(decisions, shape.layers, compiles, memory, cost, parts(recipe.train))
+            MemoryStrategy(
+                decisions, shape.layers, backward, compiles, memory, cost, parts(recipe.train)
+            )
         )
     fitting = [strategy for strategy in strategies if strategy.memory.total <= available]
     if not fitting:

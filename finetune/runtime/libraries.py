@@ -125,6 +125,14 @@ def check_device(device: str, settings: TrainSettings) -> None:
         raise UsageError("the 8-bit optimizer needs a GPU", where="train.optimizer")
 
 
+def value_bytes(precision: str, device: str) -> int:
+    """Size of a value that training computes in, told without torch; `precision` may be 'auto'."""
+    if precision == "auto" and device == "cpu":
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+        return 2 if {"amx_bf16", "avx512_bf16"} & {*flags} else 4  # as Unsloth chooses
+    return 4 if precision == "fp32" else 2
+
+
 def peak_memory() -> dict[str, int]:
     """Largest memory use of this process so far, in bytes: resident, and on the GPU if any."""
     status = Path("/proc/self/status").read_text()

@@ -166,8 +166,11 @@ def add_adapter(runtime: Runtime, model: Any, settings: TrainSettings) -> Any:
     extra: dict[str, Any] = {}
     if runtime.device == "cuda":
         extra["checkpoint_skip_layers"] = settings.kept_layers
+    if settings.last_layers:
+        count = model.config.get_text_config().num_hidden_layers
+        extra["layers_to_transform"] = list(range(count - settings.last_layers, count))
     with quiet(errors_too=True):
-        return runtime.fast_model.get_peft_model(
+        adapted = runtime.fast_model.get_peft_model(
             model,
             r=settings.r,
             lora_alpha=settings.alpha,
@@ -181,6 +184,11 @@ def add_adapter(runtime: Runtime, model: Any, settings: TrainSettings) -> Any:
             random_state=settings.seed,
             **extra,
         )
+    if settings.last_layers and settings.gradient_checkpointing == "false":
+        # Layers that are computed again need inputs that require a gradient; here the backward pass
+        # ends at the first adapted layer.
+        adapted.disable_input_require_grads()
+    return adapted
 
 
 def trainable_parameters(model: Any) -> int:

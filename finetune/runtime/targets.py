@@ -10,6 +10,7 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tuneserve.base import BaseConfig
 from tuneserve.errors import UsageError
@@ -17,7 +18,7 @@ from tuneserve.files import read_json
 from tuneserve.finetune.runtime.config_modules import tensor_dimensions
 from tuneserve.safetensors import checkpoint_tensors
 from tuneserve.settings import ALL_LINEAR, ALL_PROJECTIONS, TrainSettings
-from tuneserve.text_model import is_shell, text_name
+from tuneserve.text_model import is_shell, text_config, text_name
 
 # The input embedding and the output layer, as all bases that can be trained call them.
 _TABLES = ("embed_tokens", "lm_head")
@@ -36,8 +37,10 @@ def with_targets(checkpoint: Path, settings: TrainSettings) -> TrainSettings:
     Raises UsageError for a name in target_modules that is none of its linear layers, and for one in
     modules_to_save that can't be trained whole.
     """
-    config = checkpoint / "config.json"
-    inside = config.is_file() and is_shell(read_json(config))
+    path = checkpoint / "config.json"
+    config = read_json(path) if path.is_file() else {}
+    check_last_layers(config, settings)
+    inside = is_shell(config)
     stored = checkpoint_tensors(checkpoint)
     dimensions = {name: len(tensor.shape) for name, tensor in stored.items()}
     return _checked(_Modules(dimensions, inside=inside), settings)
@@ -51,6 +54,7 @@ def planned_targets(base: BaseConfig, settings: TrainSettings) -> tuple[TrainSet
     """
     if base.weights is not None:
         return with_targets(base.weights, settings), []
+    check_last_layers(base.config, settings)
     dimensions = tensor_dimensions(base.config)
     if dimensions is not None:
         return _checked(_Modules(dimensions), settings), []
@@ -63,6 +67,13 @@ def planned_targets(base: BaseConfig, settings: TrainSettings) -> tuple[TrainSet
     )
     found = settings.model_copy(update={"target_modules": tuple(dict.fromkeys(targets))})
     return found, [unchecked]
+
+
+def check_last_layers(config: Mapping[str, Any], settings: TrainSettings) -> None:
+    """Raise UsageError for more layers to train than the base with this config.json has."""
+    layers = text_config(config).get("num_hidden_layers")
+    if isinstance(layers, int) and settings.last_layers > layers:
+        raise UsageError(f"this base has {layers} layers", where="train.last_layers")
 
 
 def _checked(modules: _Modules, settings: TrainSettings) -> TrainSettings:

@@ -16,7 +16,8 @@ _COMPILED_SHARE = 0.32
 _KERNEL_SHARE = 0.5
 # Computing activations again is a forward pass more, on a CPU.
 _RECOMPUTING = 0.33
-# An evaluation's tokens are computed forward alone.
+# Of what is computed forward alone: an evaluation's tokens, and the layers before the first that
+# trains.
 _FORWARD_SHARE = 0.36
 # Compiling the layers, on two cores; little where an earlier run did it.
 _COMPILING_SECONDS = 75.0
@@ -61,13 +62,14 @@ def token_seconds(
 ) -> float:
     """Seconds that training takes for each of the examples' own tokens."""
     beside = pace.layer - pace.products
+    computed = strategy.backward + _FORWARD_SHARE * (shape.layers - strategy.backward)
     if device == "cuda":
-        layers = shape.layers * (pace.products + _KERNEL_SHARE * beside)
+        layers = computed * (pace.products + _KERNEL_SHARE * beside)
         # What the strategy costs is in units of a token of which nothing is computed again.
         return (work.computed * layers + work.logits * pace.head) * strategy.cost
     share = _COMPILED_SHARE if strategy.compiled else _EAGER_SHARE
     again = strategy.decisions.gradient_checkpointing != "false"
-    layers = shape.layers * (pace.products + share * beside) * (1 + _RECOMPUTING * again)
+    layers = computed * (pace.products + share * beside) * (1 + _RECOMPUTING * again)
     return work.computed * layers + work.logits * pace.head
 
 

@@ -48,7 +48,7 @@ from tuneserve.settings import Recipe
 
 
 class TrainingStoppedError(TuneserveError):
-    """Training was stopped by Ctrl-C or SIGTERM; what was done is saved."""
+    """Training was stopped by Ctrl-C or SIGTERM; the steps that were done are saved."""
 
     exit_code = 130
 
@@ -241,7 +241,18 @@ def _run_steps(
         if job.sharing is not None:
             _check_sharing(job, trainer)
         progress.trainer = trainer
-        trainer.on_batch = progress.evaluating
+
+        def on_batch(name: str, done: int, batches: int) -> None:
+            progress.evaluating(name, done, batches)
+            # Of several processes all have to do the same: they stop after the first step.
+            if stop.received and trainer.state.global_step == 0 and process_count() == 1:
+                raise TrainingStoppedError(
+                    "stopped before the first step: there is nothing to save",
+                    where=str(job.run.root),
+                    hint="Run the same command again.",
+                )
+
+        trainer.on_batch = on_batch
         if resume is None:
             tell_unseen_end(trainer, tokenizer, job.encoded["train"])
         _step_through(trainer, job, resume)

@@ -131,6 +131,12 @@ def test_a_gpu_that_is_not_there_is_told(tuneserve: Runner, tmp_path: Path) -> N
     told = "planned for a GPU of 24 GiB, which this machine does not have"
     assert (told in tuneserve(*arguments).stderr) is not torch.cuda.is_available()
     assert told not in tuneserve(*arguments, "--cpu").stderr
+    # Without a size it is planned for what is here.
+    here = tuneserve(*arguments[:3], "--no-calibrate").stderr
+    assert ("planned for this machine's CPU" in here) is not torch.cuda.is_available()
+    assert ("memory that are free here" in here) is not torch.cuda.is_available()
+    asked = tuneserve(*arguments[:3], "--no-calibrate", "--gpu").stderr
+    assert ("planned for a GPU, which" in asked) is not torch.cuda.is_available()
 
 
 @pytest.mark.parametrize("vram", [0.25, 0.75])

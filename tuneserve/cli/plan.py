@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
 @click.command("plan")
 @config_option
-@click.option("--cpu", is_flag=True, help="Plan for training on a CPU.")
+@click.option(
+    "--cpu/--gpu",
+    default=None,
+    help="Plan for training on a CPU, or on a GPU.  [what is here, and a GPU with --vram]",
+)
 @click.option(
     "--calibrate/--no-calibrate",
     default=True,
@@ -33,7 +37,7 @@ def command(
     context: click.Context,
     /,
     config: Path | None,
-    cpu: bool,
+    cpu: bool | None,
     calibrate: bool,
     as_json: bool,
     **_: object,
@@ -42,9 +46,10 @@ def command(
 
     The base needs no weights and no tokenizer: its config.json suffices, in a directory, as a file
     or of a hub id (then it alone is fetched). Settings that training refuses for this base are
-    refused here too. With --vram also the fastest way of keeping activations, the largest batch and
-    the longest context that fit. GPU figures are torch's own; the CUDA context takes about half a
-    GiB more.
+    refused here too. Planned is for this machine's GPU, or for its CPU where there is none; with
+    --vram for a GPU of that size, with the fastest way of keeping activations, the largest batch
+    and the longest context that fit. GPU figures are torch's own; the CUDA context takes about half
+    a GiB more.
 
     Where the examples are here: the tokens of an epoch and the steps, and the time they take, known
     from an earlier run of such a training on this machine or by timing it. Without the base's
@@ -52,25 +57,37 @@ def command(
 
     \b
     tuneserve plan --config examples/deepseek-r1-distill-llama-8b.toml --base ./my-8b --vram 12
-    tuneserve plan --base ./config.json --file mine.jsonl --cpu
+    tuneserve plan --base ./config.json --file mine.jsonl
     """
     recipe = resolve_settings(context, recipe=config)
     from tuneserve.base import read_base_config
+    from tuneserve.finetune.runtime.libraries import has_gpu
 
     named = "file" in given_options(context).get("data", {})
     base = read_base_config(recipe.model.base)
+    by_default = cpu is None
+    if cpu is None:
+        cpu = not recipe.train.vram and not has_gpu()
     shown = look_ahead(
-        recipe, base, device="cpu" if cpu else "cuda", calibrate=calibrate, named=named
-    )
+        recipe, base, device="cpu" if cpu else "cuda", calibrate=calibrate, named=named,
+        by_default=by_default,
+    )  # fmt: skip
     if as_json:
         print_json(shown)
 
 
 def look_ahead(
-    recipe: Recipe, base: BaseConfig, *, device: str, calibrate: bool, named: bool
+    recipe: Recipe,
+    base: BaseConfig,
+    *,
+    device: str,
+    calibrate: bool,
+    named: bool,
+    by_default: bool = False,
 ) -> dict[str, Any]:
-    """Show what a recipe takes, and return it as JSON. `device` is 'cuda' or 'cpu'; `named`: the
-    user has named the data in this command. Raises UsageError for what training refuses."""
+    """Show what a recipe takes, and return it as JSON. `device` is 'cuda' or 'cpu', and
+    `by_default` says that nobody chose it; `named`: the user has named the data in this command.
+    Raises UsageError for what training refuses."""
     from tuneserve.base.window import require_within_window, within_window
     from tuneserve.cli.planning import plan
     from tuneserve.convert.preflight.configuration import require_planned
@@ -102,6 +119,8 @@ def look_ahead(
         vram = recipe.train.vram
         of = f" of {vram:g} GiB" if vram else ""
         say(f"planned for a GPU{of}, which this machine does not have: --cpu plans for its CPU")
+    if device == "cpu" and by_default:
+        say("planned for this machine's CPU: there is no GPU (--vram 12 plans for one of 12 GiB)")
     for title, parts in found.peaks.items():
         rows = [[name.replace("_", " "), human_bytes(size)] for name, size in parts.items()]
         table(title, ("part", "memory"), [*rows, ["in all", human_bytes(sum(parts.values()))]])

@@ -8,6 +8,7 @@ from tuneserve.convert.resources import needed_memory, worker_threads
 from tuneserve.finetune.memory.budget import free_for_training
 from tuneserve.finetune.memory.model import RESERVED_GIB, largest_batch, training_memory
 from tuneserve.finetune.memory.search import Decisions, MemoryStrategy, search_strategy
+from tuneserve.finetune.runtime.libraries import value_bytes
 from tuneserve.memory import GIB
 from tuneserve.model_shape import ModelShape
 from tuneserve.records import Record
@@ -62,7 +63,8 @@ def plan(
         recipe = recipe.model_copy(update={"train": as_given})
     strategy = strategy or search_strategy(
         shape, recipe, [recipe.model.max_seq_length] * recipe.train.examples_per_step,
-        available=available or 0.0, device=device, value_bytes=_value_bytes(recipe),
+        available=available or 0.0, device=device,
+        value_bytes=value_bytes(recipe.train.precision, device),
     )  # fmt: skip
     sizes = _served_sizes(recipe, shape)
     found = MemoryPlan(
@@ -131,10 +133,6 @@ def _draft_sizes(recipe: Recipe) -> ModelSizes | None:
     return read_sizes(serve.draft) if serve.drafts and serve.draft is not None else None
 
 
-def _value_bytes(recipe: Recipe) -> int:
-    return 4 if recipe.train.precision == "fp32" else 2
-
-
 def _served_sizes(recipe: Recipe, shape: ModelShape) -> ModelSizes:
     # One matrix until training changes the embedding or the output layer.
     untied = {"embed_tokens", "lm_head"} & {*recipe.train.modules_to_save}
@@ -153,7 +151,7 @@ def _largest_batch(
         return training_memory(
             shape, recipe.train, tokens=batch * recipe.model.max_seq_length,
             four_bit=strategy.decisions.load_in_4bit, device=device,
-            value_bytes=_value_bytes(recipe), checkpointing=checkpointing,
+            value_bytes=value_bytes(recipe.train.precision, device), checkpointing=checkpointing,
             offloaded=strategy.decisions.offload_embeddings, length=recipe.model.max_seq_length,
         ).total  # fmt: skip
 

@@ -50,7 +50,7 @@ def draft(recipe: Recipe, prepared: Prepared, base: BaseConfig, shape: ModelShap
         found.add("model", "chat_template", "instruction", "the base has none")
     _add_length(found, recipe, prepared, base)
     if shape.parameters < _SMALL_MODEL:
-        found.add("train", "learning_rate", _SMALL_RATE, "small models take, and need, more")
+        found.add("train", "learning_rate", _SMALL_RATE, "small models need more than large ones")
     for below, epochs in _EPOCHS:
         if len(examples) < below:
             found.add("train", "epochs", epochs, f"fewer than {below:,} examples")
@@ -82,7 +82,10 @@ def _add_length(found: Draft, recipe: Recipe, prepared: Prepared, base: BaseConf
 
 def _add_task(found: Draft, answers: Counter[str]) -> None:
     if len(answers) <= _FEW_ANSWERS and answers.total() >= 2 * len(answers):
-        reason = f"there are {len(answers)} different answers"
+        count = len(answers)
+        reason = f"there are {count} different answers"
+        if count == 1:
+            reason = "WARNING: all answers are the same, so there is nothing to tell apart"
         found.add("bench", "task", "exact", reason)
     elif all(map(_is_object, answers)):
         found.add("bench", "task", "json", "every answer is a JSON object")

@@ -122,10 +122,10 @@ def test_a_foreign_adapter_is_refused_with_every_mismatch(
     assert len(caught.value.problems) == 28
 
 
-def damaged(trained: Trained, target: Path, drop: str) -> Path:
+def damaged(adapter: Path, target: Path, drop: str) -> Path:
     from safetensors.numpy import load_file, save_file
 
-    shutil.copytree(trained.adapter, target)
+    shutil.copytree(adapter, target)
     tensors = load_file(target / "adapter_model.safetensors")
     save_file(
         {k: v for k, v in tensors.items() if drop not in k}, target / "adapter_model.safetensors"
@@ -135,17 +135,43 @@ def damaged(trained: Trained, target: Path, drop: str) -> Path:
 
 def test_a_missing_factor_is_named(trained: Trained, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="damaged") as caught:
-        Adapter(damaged(trained, tmp_path / "a", "layers.1.self_attn.k_proj.lora_B"))
+        Adapter(damaged(trained.adapter, tmp_path / "a", "layers.1.self_attn.k_proj.lora_B"))
     assert "only one of lora_A and lora_B" in caught.value.problems[0]
 
 
 def test_a_layer_without_adapter_is_named(trained: Trained, tmp_path: Path) -> None:
-    adapter = Adapter(damaged(trained, tmp_path / "a", "layers.1.mlp.up_proj"))
+    adapter = Adapter(damaged(trained.adapter, tmp_path / "a", "layers.1.mlp.up_proj"))
     with pytest.raises(UsageError, match="damaged") as caught:
         MergedCheckpoint(trained.base, adapter)
     assert caught.value.problems == [
         "model.layers.1.mlp.up_proj: no adapter, other layers have one"
     ]
+
+
+@pytest.mark.parametrize(
+    ("given", "drop", "count"),
+    [
+        ({}, "layers.0.", 7),
+        ({"layers_to_transform": [1, 2]}, "layers.1.", 7),
+        ({"layers_to_transform": [1, 2]}, "layers.2.mlp.up_proj", 1),
+        ({"layers_to_transform": [1, 2]}, "layers.0.", 0),
+        ({"layers_to_transform": 2}, "layers.2.mlp.up_proj", 0),
+    ],
+)
+def test_a_layer_that_lost_its_adapter_is_named(
+    trained: Trained, tokenizer_directory: Path, tmp_path: Path, given: dict[str, Any], drop: str,
+    count: int,
+) -> None:  # fmt: skip
+    """Of the layers that the configuration names, or of all up to the last one with an adapter."""
+    make_adapter(tmp_path / "whole", trained.base, tokenizer_directory, **given)
+    adapter = Adapter(damaged(tmp_path / "whole", tmp_path / "a", drop))
+    if not count:
+        MergedCheckpoint(trained.base, adapter)
+        return
+    with pytest.raises(UsageError, match="damaged") as caught:
+        MergedCheckpoint(trained.base, adapter)
+    assert len(caught.value.problems) == count
+    assert all(drop.rstrip(".") in problem for problem in caught.value.problems)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 
 from tuneserve.chat.examples import Example
 from tuneserve.errors import UsageError
+from tuneserve.finetune.check import gather
+from tuneserve.finetune.data.prepare import prepare_examples
 from tuneserve.finetune.data.reading import read_examples
+from tuneserve.settings import DataSettings
 
 
 def test_reads_instruction_input_output(write_lines: Any) -> None:
@@ -223,3 +226,22 @@ def test_whatever_a_json_list_holds_it_is_examples_or_a_usage_error(
         assert read_examples(path).examples
     except UsageError as error:
         assert str(path) in error.render()
+
+
+@pytest.mark.parametrize("ours", ["system", "source", "output"])
+def test_a_mapped_key_that_no_file_has_is_an_error_though_others_are_known(
+    tmp_path: Path, ours: str
+) -> None:
+    """A mistyped `system` would train without its prompt."""
+    plain, more = tmp_path / "plain.jsonl", tmp_path / "more.jsonl"
+    row = {"instruction": "q", "output": "a"}
+    plain.write_text("".join(json.dumps({**row, "instruction": f"q {n}"}) + "\n" for n in range(9)))
+    chosen = DataSettings(file=plain, fields=(f"{ours}=Sytem",), eval_fraction=0, test_fraction=0)
+    with pytest.raises(UsageError, match="there is no column or key 'Sytem'"):
+        prepare_examples(chosen)
+    with pytest.raises(UsageError, match="there is no column or key 'Sytem'"):
+        gather(chosen)
+    more.write_text(json.dumps({**row, "Sytem": "b"}) + "\n")
+    found = prepare_examples(chosen.model_copy(update={"more": (str(more),)}))
+    (note,) = [note for note in found.notes if "no record has 'Sytem'" in note.text]
+    assert (note.first, note.odd) == (str(plain), False)

@@ -92,7 +92,7 @@ def test_with_too_few_for_eval_they_are_trained_on_and_that_is_told(tmp_path: Pa
     assert found.split.counts()["eval"] == 0
     assert sum(found.split.counts().values()) == len(rows)
     (told,) = [line for line in found.notes.lines() if "no eval split" in line]
-    assert "training goes on without evaluations: of 15 examples no 4 can be held out" in told
+    assert "training goes on without evaluations: 15 examples are too few to hold 4 out" in told
     with pytest.raises(UsageError, match="leave none for 'eval'"):
         prepared(tmp_path, rows, least_held_out=0, eval_fraction=0.001, test_fraction=0.0)
 

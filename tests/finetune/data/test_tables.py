@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import ipc, parquet
 
+from tuneserve.errors import UsageError
 from tuneserve.finetune.data.formats import BadRecord
 from tuneserve.finetune.data.notes import Notes
 from tuneserve.finetune.data.reading import read_examples
@@ -46,9 +47,11 @@ def read(path: Path, content: str | bytes) -> tuple[list[tuple[int, Any]], list[
         ("instruction,output\r\na,b\r\n", 2, []),
         ("instruction,output\ra,b\r", 2, []),
         ("Export,\n\ninstruction,output\na,b\n", 4, ["not read, above the header: 'Export'"]),
+        ("sep=;\ninstruction;output\na;b\n", 3, []),
+        ("\"sep=|\"\r\ninstruction|output\r\na|b\r\n", 3, []),
         (
-            "sep=;\ninstruction;output\na;b\n", 3,
-            ["fields are separated by ';'", "not read, above the header: 'sep='"],
+            "instruction,output\na,b\ninstruction,output\n", 2,
+            ["the header stands there again and is not read"],
         ),
         (
             "Unnamed: 0,instruction,output\n0,a,b\n", 2,
@@ -61,6 +64,18 @@ def test_csv_however_it_is_written(
     tmp_path: Path, content: str, line: int, notes: list[str]
 ) -> None:
     assert read(tmp_path / "data.csv", content) == ([(line, GOOD)], notes)
+
+
+def test_a_line_that_names_the_delimiter_is_obeyed(tmp_path: Path) -> None:
+    found, _ = read(tmp_path / "data.csv", "sep=;\nFrage, bitte;Antwort\nWas, jetzt?;Nein\n")
+    assert found == [(3, {"Frage, bitte": "Was, jetzt?", "Antwort": "Nein"})]
+
+
+def test_a_first_row_that_is_an_example_is_suspected(tmp_path: Path) -> None:
+    """A column's name that stands in it as a value: the file has no header."""
+    found, notes = read(tmp_path / "data.csv", "It burns,fire\nIt rings,phone\nSmoke,fire\n")
+    assert len(found) == 2
+    assert notes == ["'fire' is a column's name and a value in it: is there a header?"]
 
 
 def test_known_names_in_a_header_are_matched_and_told(tmp_path: Path) -> None:
@@ -106,9 +121,10 @@ def test_what_is_written_in_another_encoding_is_refused(
     tmp_path: Path, text: str, encoding: str
 ) -> None:
     content = f"instruction,output\na,b\nTranslate,{text}\n".encode(encoding)
-    ((line, problem),), _ = read(tmp_path / "data.csv", content)
-    assert line == 3
-    assert "not UTF-8" in str(problem)
+    with pytest.raises(UsageError, match=r"not UTF-8 \(byte \d+ of the file\)") as refused:
+        read(tmp_path / "data.csv", content)
+    assert refused.value.where == f"{tmp_path / 'data.csv'}:3"
+    assert "skip-bad" not in refused.value.render()
     found = list(read_records(write(tmp_path / "data.txt", f"One\n{text}".encode(encoding))))
     assert [isinstance(raw.record, BadRecord) for raw in found] == [True]
 

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tuneserve.errors import UsageError
-from tuneserve.finetune.memory.model import largest_batch, training_memory
+from tuneserve.finetune.memory.model import TrainingMemory, largest_batch, training_memory
 from tuneserve.finetune.memory.search import search_strategy
+from tuneserve.finetune.runtime.targets import with_targets
 from tuneserve.memory import GIB
 from tuneserve.model_shape import ModelShape
 from tuneserve.settings import (
@@ -281,3 +282,26 @@ def test_a_mixture_keeps_what_a_token_goes_through(demo_base: Path) -> None:
     config = json.loads((demo_base / "config.json").read_text(encoding="utf-8"))
     for none in (1, None):
         assert ModelShape.of({**config, "num_experts": none}) == ModelShape.of(config)
+
+
+def test_of_the_last_layers_alone_fewer_activations_are_kept() -> None:
+    def taken(checkpointing: str = "false", **chosen: Any) -> TrainingMemory:
+        return training_memory(
+            LLAMA_8B, TrainSettings.model_validate(chosen), tokens=4096, four_bit=False,
+            device="cuda", checkpointing=checkpointing,
+        )  # fmt: skip
+
+    every, half = taken(), taken(last_layers=16)
+    assert half.adapter == every.adapter // 2
+    assert 0.4 * every.activations < half.activations < 0.6 * every.activations
+    # What trains elsewhere, and what is computed again, takes the backward pass through all layers.
+    assert taken(last_layers=16, bias="all").activations == every.activations
+    again = [taken("unsloth", last_layers=count).activations for count in (0, 16)]
+    assert again[0] == again[1]
+
+
+def test_more_layers_than_the_base_has_are_refused(demo_base: Path) -> None:
+    assert with_targets(demo_base, TrainSettings(last_layers=30)).last_layers == 30
+    with pytest.raises(UsageError, match="this base has 30 layers") as refused:
+        with_targets(demo_base, TrainSettings(last_layers=31))
+    assert refused.value.where == "train.last_layers"

@@ -20,13 +20,13 @@ WORK = Work(epoch_examples=100, epoch_tokens=8000, steps=25, tokens=16_000, comp
 
 
 def strategy(
-    *, compiled: bool = False, checkpointing: str = "false", cost: float = 1.0
+    *, compiled: bool = False, checkpointing: str = "false", cost: float = 1.0, backward: int = 30
 ) -> MemoryStrategy:
     decisions = Decisions(
         load_in_4bit=False, gradient_checkpointing=checkpointing, kept_layers=0,
         offload_embeddings=False, batch_size=8, gradient_accumulation=1,
     )  # fmt: skip
-    return MemoryStrategy(decisions, 30, compiled, TrainingMemory(1, 1, 1, 1), cost)
+    return MemoryStrategy(decisions, 30, backward, compiled, TrainingMemory(1, 1, 1, 1), cost)
 
 
 def test_what_is_faster_takes_less() -> None:
@@ -35,6 +35,8 @@ def test_what_is_faster_takes_less() -> None:
     recomputed = token_seconds(PACE, WORK, strategy(checkpointing="true"), SHAPE, device="cpu")
     bare = 1.25 * (SHAPE.layers * PACE.products + PACE.head)
     assert bare < compiled < eager < recomputed
+    half = token_seconds(PACE, WORK, strategy(backward=15), SHAPE, device="cpu")
+    assert 0.6 * eager < half < 0.8 * eager
     fewer = replace(WORK, logits=0.02)
     assert token_seconds(PACE, fewer, strategy(), SHAPE, device="cpu") < eager
     cheap, dear = (

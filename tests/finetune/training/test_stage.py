@@ -177,6 +177,29 @@ def test_stopped_and_killed_a_training_goes_on_to_the_same_losses(
             assert resumed_loss == pytest.approx(loss, abs=1e-5)
 
 
+def test_stopped_before_its_first_step_a_training_does_not_evaluate_to_the_end(
+    workspace: Path,
+) -> None:
+    """One example at a time, of nearly all that are there, takes longer than a signal's way."""
+    options = ("--eval-fraction", "0.7", "--test-fraction", "0", "--batch-size", "1")
+    process = subprocess.Popen(
+        command(workspace, "early", *options), cwd=workspace, env=environment(),
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 300
+    while not (workspace / "runs" / "early" / "progress.jsonl").exists():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    time.sleep(0.3)  # signals are handled as soon as the file is there
+    process.send_signal(signal.SIGTERM)
+    _, log = process.communicate(timeout=120)
+    assert process.returncode == 130, log
+    assert "stopped before the first step: there is nothing to save" in log
+    assert "step 0: eval loss" not in log
+    assert "Traceback" not in log
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -33,6 +33,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "shared head": {**SHARED, "modules_to_save": ["lm_head"]},
     "shared whole": {**SHARED, "modules_to_save": ["embed_tokens"]},
     "checkpointed": {"gradient_checkpointing": "true"},
+    "last": {"last_layers": 2},
+    "last, checkpointed": {"last_layers": 2, "gradient_checkpointing": "true"},
+    "last, shared": {"last_layers": 2, **SHARED},
+    "last, whole": {"last_layers": 2, "modules_to_save": ["embed_tokens"]},
     "rslora": {"use_rslora": True},
     "dora": {"use_dora": True},
     "loraplus": {"loraplus_ratio": 16.0},
@@ -77,6 +81,8 @@ def same(found: dict[str, dict[str, Any]], one: str, other: str) -> bool:
         ("two at a time", "plain"),
         ("packed", "plain"),
         ("checkpointed", "plain"),
+        ("last, checkpointed", "last"),
+        ("last, shared", "last"),
         ("shared", "plain"),
         ("shared, two at a time", "plain"),
         ("shared, checkpointed", "plain"),
@@ -139,3 +145,15 @@ def test_what_trains_is_what_was_asked_for(found: dict[str, dict[str, Any]]) -> 
     assert found["dora"]["kinds"] == ["lora_A", "lora_B", "magnitude"]
     assert found["whole"]["kinds"] == ["lora_A", "lora_B", "modules_to_save"]
     assert found["loraplus"]["rates"] == pytest.approx([5e-3, 80e-3])
+
+
+def test_of_the_last_layers_alone_only_they_are_computed_backward(
+    found: dict[str, dict[str, Any]],
+) -> None:
+    assert found["plain"]["adapted"] == found["plain"]["backward"] == [0, 1, 2, 3]
+    for way in ("last", "last, shared"):
+        assert found[way]["adapted"] == found[way]["backward"] == [2, 3], way
+    for way in ("last, checkpointed", "last, whole"):
+        assert found[way]["adapted"] == [2, 3]
+        assert found[way]["backward"] == [0, 1, 2, 3]
+    assert not same(found, "last", "plain")

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 EXAMPLES = 12
+LAYER = re.compile(r"\.layers\.(\d+)\.")
 COMMON = {
     "r": 4, "batch_size": 4, "max_steps": 3, "evaluations": 0, "learning_rate": 5e-3,
     "gradient_checkpointing": "false", "warmup_fraction": 0.0,
@@ -86,6 +88,7 @@ def losses(runtime: Any, base: Path, given: dict[str, Any]) -> dict[str, Any]:
         )  # fmt: skip
         progress.trainer = trainer
         computed = count_computed(trainer)
+        backward = layers_backward(trainer)
         difference = first_difference(trainer) if sharing else None
         computed.clear()
         with quiet():
@@ -99,6 +102,8 @@ def losses(runtime: Any, base: Path, given: dict[str, Any]) -> dict[str, Any]:
         "seen": int(trainer.tokens_seen),
         "difference": [difference.loss, difference.gradient] if difference else None,
         "rates": rates,
+        "backward": sorted(backward),
+        "adapted": sorted({int(found[1]) for name in trained if (found := LAYER.search(name))}),
         "steps": [entry["learning_rate"] for entry in history if "loss" in entry],
         "kinds": sorted({kind for kind in ("lora_A", "lora_B", "magnitude", "modules_to_save")
                          if any(kind in name for name in trained)}),
@@ -111,6 +116,24 @@ def count_computed(trainer: Any) -> list[int]:
     embeddings = trainer.model.get_input_embeddings()
     embeddings.register_forward_hook(lambda _, given, __: counted.append(given[0].numel()))
     return counted
+
+
+def layers_backward(trainer: Any) -> set[int]:
+    """The layers that are computed backward, as training meets them."""
+    met: set[int] = set()
+
+    def look(number: int, output: Any) -> None:
+        hidden = output[0] if isinstance(output, tuple) else output
+        if trainer.model.training and hidden.requires_grad:
+            met.add(number)
+
+    for name, module in trainer.model.named_modules():
+        found = LAYER.search(f"{name}.")
+        if found and found.end() == len(name) + 1:
+            module.register_forward_hook(
+                lambda _, __, output, number=int(found[1]): look(number, output)
+            )
+    return met
 
 
 def encoded() -> list[Any]:
