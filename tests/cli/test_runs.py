@@ -178,14 +178,15 @@ def test_files_that_are_only_named_like_ours_stay(runs: Path) -> None:
         "adapter/adapter_model.safetensors.bak", "merged/tokenizer_mine.txt", "logs/train-mine.log",
         "bench-journal-mine.jsonl", "tensorboard/events.mine", "bench-ladder/a-mine.gguf",
         "tensorboard/events.out.tfevents.mine",
-        "checkpoints/checkpoint-77/README.md",
+        "checkpoints/checkpoint-77/README.md", "checkpoints/checkpoint-06/optimizer.pt",
+        "checkpoints/checkpoint-6/rng_state_01.pth", "run.json.damaged-01",
     )  # fmt: skip
     for name in names:
         (run.root / name).parent.mkdir(parents=True, exist_ok=True)
         (run.root / name).write_text("mine")
     remove_run(run)
     left = {path.relative_to(run.root).as_posix() for path in run.root.rglob("*") if path.is_file()}
-    assert left == set(names)
+    assert left == {*names, "checkpoints/checkpoint-6/optimizer.pt"}  # the whole checkpoint
 
 
 def test_the_commands_ask_before_and_do_what_they_say(runs: Path, tuneserve: Runner) -> None:
@@ -237,15 +238,16 @@ def test_of_a_run_with_two_names_the_other_one_alone_is_removed(
     assert RunDirectory.named("first").require().checkpoints.is_dir()
 
 
-@pytest.mark.parametrize("name", ["checkpoint-99", "checkpoint-3", "checkpoint-3-good"])
+@pytest.mark.parametrize(
+    "name", ["checkpoint-99", "checkpoint-3", "checkpoint-3-good", "checkpoint-03"]
+)
 def test_checkpoints_with_somebodys_files_stay(name: str, runs: Path, tuneserve: Runner) -> None:
     """And folders and copies that only have such a name; the others go."""
     mine = runs / "first" / "checkpoints" / name
     mine.mkdir(exist_ok=True)
     (mine / "optimizer.pt").touch()
-    kept = mine / (
-        "adapter_model.safetensors.bak" if name != "checkpoint-3-good" else "trainer_state.json"
-    )
+    copied = name in ("checkpoint-3-good", "checkpoint-03")
+    kept = mine / ("trainer_state.json" if copied else "adapter_model.safetensors.bak")
     kept.write_text("mine")
     listed = tuneserve("clean", "first", "--dry-run", cwd=runs.parent)
     assert (f"tuneserve did not make it: runs/first/checkpoints/{name}/adapter_m" in listed.stderr
