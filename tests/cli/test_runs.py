@@ -92,9 +92,9 @@ def test_only_what_no_run_needs_can_be_removed(runs: Path) -> None:
 def test_a_run_is_removed_but_for_what_others_made(runs: Path) -> None:
     run = RunDirectory.named("first")
     mine = [run.root / "notes.txt", run.gguf / "mine.gguf", run.checkpoints / "checkpoint-x",
-            run.data / "raw"]  # fmt: skip
+            run.data / "raw", run.root / "later"]  # fmt: skip
     for path in mine:
-        path.mkdir() if path.name == "raw" else path.write_text("mine")
+        path.mkdir() if path.name in ("raw", "later") else path.write_text("mine")
     leftover = run.gguf / ".a.gguf.tuneserve-abcd1234"
     leftover.mkdir()
     (leftover / OURS).touch()
@@ -103,7 +103,7 @@ def test_a_run_is_removed_but_for_what_others_made(runs: Path) -> None:
     left = {path.relative_to(run.root).as_posix() for path in run.root.rglob("*")}
     assert left == {
         "notes.txt", "gguf", "gguf/mine.gguf", "checkpoints", "checkpoints/checkpoint-x", "data",
-        "data/raw", "linked",
+        "data/raw", "later", "linked",
     }  # fmt: skip
     other = RunDirectory.named("second")
     assert foreign_in(other) == []
@@ -212,8 +212,18 @@ def test_the_commands_ask_before_and_do_what_they_say(runs: Path, tuneserve: Run
     assert len(list(runs.glob("second/checkpoints/checkpoint-*"))) == 2
     assert call("rm", "second").returncode == 1
     assert (runs / "second" / "run.json").is_file()
-    assert call("rm", "second", "--yes").returncode == 0
+    (runs / "first" / "mine").mkdir()
+    (runs / "first" / "notes.txt").write_text("mine")
+    gone = call("rm", "second", "first", "--yes", "--json")
+    assert gone.returncode == 0
+    assert "removed: runs/second (" in gone.stderr
+    assert "of runs/first; the folder stays" in gone.stderr
+    assert "removed: runs/first" not in gone.stderr
+    told = json.loads(gone.stdout)
+    assert told["kept"] == {"second": [], "first": ["runs/first/mine", "runs/first/notes.txt"]}
+    assert told["removed"]["first"] < told["removed"]["second"] - 1000
     assert not (runs / "second").exists()
+    assert {path.name for path in (runs / "first").iterdir()} == {"mine", "notes.txt"}
     shutil.rmtree(runs)
     assert "no runs in runs" in call("ls").stderr
 

@@ -141,7 +141,7 @@ def remove_run(run: RunDirectory) -> list[Path]:
         for path in _made(run):
             if path not in last and path.absolute() not in spared:
                 remove(path)
-        for folder in _inside(run.root):
+        for folder in (run.root / name for name in _folders(run)):
             if folder.is_dir() and not folder.is_symlink() and not _inside(folder):
                 folder.rmdir()
         for path in last:
