@@ -21,6 +21,7 @@ from tuneserve.errors import UsageError
 from tuneserve.finetune.memory.schedule import plan_steps, shared_out
 from tuneserve.finetune.runtime.launch import Machines, as_torchrun, processes_wanted
 from tuneserve.finetune.runtime.shards import check_divisible
+from tuneserve.finetune.training.stage import train
 from tuneserve.run import RunDirectory
 from tuneserve.settings import Recipe, TrainSettings
 
@@ -196,6 +197,26 @@ def test_the_line_is_torchruns() -> None:
 def test_machines_that_can_not_be(wrong: tuple[int, int, str]) -> None:
     with pytest.raises(UsageError):
         Machines(*wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["abc", "abc:", "abc:xyz", "abc:0", "abc:65536", ":29500", "http://abc:29500", "::1:29500"],
+)
+def test_a_place_to_meet_is_a_host_and_a_port(wrong: str) -> None:
+    with pytest.raises(UsageError, match=r"--rendezvous: .*\n.*HOST:PORT"):
+        Machines(2, 0, wrong)
+    assert Machines(2, 0, "[::1]:29500").meeting == "[::1]:29500"
+
+
+def test_a_base_to_divide_and_nobody_to_divide_it_with_is_told_first(tmp_path: Path) -> None:
+    """Before the examples are read, and a base is fetched or imported."""
+    recipe = Recipe.model_validate(
+        {"data": {"file": tmp_path / "none.jsonl"}, "train": {"shard": True}}
+    )
+    with pytest.raises(UsageError, match=r"train\.shard: one process has nobody.*\n.*--gpus all"):
+        train(recipe, RunDirectory(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
