@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, StrictUndefined
 
 from tuneserve.console import print_text
+from tuneserve.serve.api.errors import UNKNOWN_PATH, ApiError
 from tuneserve.settings import ServeSettings
 
 TEMPLATE = Path(__file__).with_name("haproxy.cfg.j2")
@@ -18,13 +20,16 @@ BEGINNINGS = (
     "$.system", "$.instructions", "$.messages[0].content", "$.messages[0].content[0].text",
     "$.prompt", "$.input[0].content", "$.input[0].content[0].text", "$.input",
 )  # fmt: skip
-# In the form of OpenAI's and Anthropic's errors at the same time.
-ERRORS = (
-    (408, "invalid_request_error", "The request took too long to arrive."),
-    (502, "server_error", "The replica that answered has ended, or sent what is no answer."),
-    (503, "server_error", "No replica takes this request at the moment."),
-    (504, "server_error", "The replica has not answered in time."),
-)
+# What HAProxy says itself, by status.
+ERRORS = {
+    400: "The request is no valid HTTP, or its header fields are too long or too many.",
+    408: "The request took too long to arrive.",
+    500: "The proxy failed on this request.",
+    501: "The proxy does not know this method or transfer coding.",
+    502: "The replica that answered has ended, or sent what is no answer.",
+    503: "No replica takes this request at the moment.",
+    504: "The replica has not answered in time.",
+}
 LARGEST_BUFFER = 1 << 20
 """Bytes of a connection's buffer at most, of which each has two while it is used."""
 _HEADERS_ROOM = 16_384
@@ -77,13 +82,23 @@ def _connections(wanted: int) -> int:
     return max(wanted, min(_SLOW_ONES * wanted, room))
 
 
+def error_body(status: int, message: str, code: str = "proxy") -> str:
+    """An error as JSON, in the form of OpenAI's and Anthropic's at the same time; it stands between
+    single quotes."""
+    told = {"type": "error", **ApiError(status, message, code=code).body}
+    return json.dumps(told, separators=(",", ":")).replace("'", "\\u0027")
+
+
 def _rendered(**values: Any) -> str:
     # Nothing of a request is in it, and HAProxy's language is no HTML.
     environment = Environment(  # noqa: S701
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     template = environment.from_string(TEMPLATE.read_text("utf-8"))
-    return template.render(beginnings=BEGINNINGS, errors=ERRORS, **values)
+    return template.render(
+        beginnings=BEGINNINGS, errors=ERRORS, error_body=error_body, unknown_path=UNKNOWN_PATH,
+        **values,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
