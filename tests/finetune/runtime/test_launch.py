@@ -21,6 +21,7 @@ from tuneserve.errors import UsageError
 from tuneserve.finetune.memory.schedule import plan_steps, shared_out
 from tuneserve.finetune.runtime.launch import Machines, as_torchrun, processes_wanted
 from tuneserve.finetune.runtime.shards import check_divisible
+from tuneserve.finetune.training.result import TrainResult
 from tuneserve.finetune.training.stage import train
 from tuneserve.run import RunDirectory
 from tuneserve.settings import Recipe, TrainSettings
@@ -39,7 +40,7 @@ except TuneserveError as error:
 OPTIONS = (
     "train", "--file", "colours.jsonl", "--compile", "false", "--max-seq-length", "64",
     "--r", "4", "--batch-size", "4", "--gradient-accumulation", "2", "--evaluations", "1",
-    "--near-duplicates", "1", "--precision", "fp32", "--no-preflight",
+    "--near-duplicates", "1", "--precision", "fp32", "--no-preflight", "--least-held-out", "17",
 )  # fmt: skip
 # Within an epoch: several processes fill up its last step.
 STEPS = ("--max-steps", "13", "--evaluations", "3", "--checkpoint-minutes", "1e-6")
@@ -118,6 +119,14 @@ def test_two_processes_train_as_one_does(folder: Path, alone: str) -> None:
     assert "Traceback" not in said
     assert said.count("next: tuneserve convert --run two") == 1
     assert_trained_alike(folder, "two", alone)
+    # Also where the examples do not share out evenly, each counts once in an evaluation.
+    one, two = (
+        RunDirectory(folder / "runs" / name).require_stage("train", TrainResult)
+        for name in (alone, "two")
+    )
+    assert one.examples["eval"] % 4 == 1
+    assert two.held_out["eval"].tokens == one.held_out["eval"].tokens
+    assert abs(two.losses.eval[0][1] - one.losses.eval[0][1]) < 1e-6
 
 
 @pytest.mark.slow
