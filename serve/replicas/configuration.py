@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import resource
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, StrictUndefined
@@ -30,6 +32,9 @@ ERRORS = {
     503: "No replica takes this request at the moment.",
     504: "The replica has not answered in time.",
 }
+EARLY_ERRORS = (400, 408)
+"""Of what is no HTTP, or no header in time: these HAProxy takes from whole answers in files alone,
+and that only since 3.3."""
 LARGEST_BUFFER = 1 << 20
 """Bytes of a connection's buffer at most, of which each has two while it is used."""
 _HEADERS_ROOM = 16_384
@@ -51,16 +56,24 @@ def containers_configuration() -> str:
     """deploy/haproxy.cfg."""
     return _rendered(
         containers=True,
+        error_files={},
         servers=[Server(name, f"{name}:8080") for name in ("serve-1", "serve-2")],
         bind=":8080", max_connections=1024, buffer=131_072, max_headers=128, answer_timeout="10m",
         receive_seconds=60, keep_alive_seconds=75,
     )  # fmt: skip
 
 
-def configuration(settings: ServeSettings, ports: Sequence[int], bind: str) -> str:
-    """For replicas at `ports` of this machine. `bind`: the words of HAProxy's `bind`."""
+def configuration(
+    settings: ServeSettings,
+    ports: Sequence[int],
+    bind: str,
+    error_files: Mapping[int, str] = MappingProxyType({}),
+) -> str:
+    """For replicas at `ports` of this machine. `bind`: the words of HAProxy's `bind`;
+    `error_files`: paths of whole answers, by status."""
     return _rendered(
         containers=False,
+        error_files=error_files,
         servers=[Server(f"replica-{n}", f"127.0.0.1:{port}") for n, port in enumerate(ports, 1)],
         bind=bind,
         max_connections=_connections(settings.max_connections),
@@ -87,6 +100,16 @@ def error_body(status: int, message: str, code: str = "proxy") -> str:
     single quotes."""
     told = {"type": "error", **ApiError(status, message, code=code).body}
     return json.dumps(told, separators=(",", ":")).replace("'", "\\u0027")
+
+
+def error_response(status: int) -> bytes:
+    """One of HAProxy's errors as a whole answer."""
+    body = error_body(status, ERRORS[status]).encode()
+    head = (
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\n"
+        f"Cache-Control: no-cache\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
 
 
 def _rendered(**values: Any) -> str:

@@ -22,7 +22,12 @@ import pytest
 from tests.http_servers import answering
 from tests.support import ModulePaths
 from tuneserve.serve.api.errors import ApiError
-from tuneserve.serve.replicas.configuration import configuration, containers_configuration
+from tuneserve.serve.replicas.configuration import (
+    EARLY_ERRORS,
+    configuration,
+    containers_configuration,
+    error_response,
+)
 from tuneserve.settings import ServeSettings
 
 pytestmark = pytest.mark.skipif(shutil.which("haproxy") is None, reason="haproxy is not installed")
@@ -148,15 +153,20 @@ def test_one_address_has_so_many_connections(proxy: httpx.Client) -> None:
     assert proxy.get("/health").status_code == 200
 
 
-@pytest.mark.parametrize("containers", [False, True])
-def test_its_own_errors_are_in_the_apis_form(containers: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["replicas", "files", "containers"])
+def test_its_own_errors_are_in_the_apis_form(kind: str, tmp_path: Path) -> None:
+    """With answers in files too, as `serve --replicas` gives it."""
+    files = {}
+    for status in EARLY_ERRORS if kind == "files" else ():
+        files[status] = str(tmp_path / f"{status}.http")
+        Path(files[status]).write_bytes(error_response(status))
     hasty = SETTINGS.model_copy(update={"receive_seconds": 1})
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
 
         def rules(bind: str) -> str:
-            if not containers:
-                return configuration(hasty, [nobody.getsockname()[1]], bind)
+            if kind != "containers":
+                return configuration(hasty, [nobody.getsockname()[1]], bind, files)
             made = containers_configuration().replace("bind :8080", f"bind {bind}")
             return made.replace("http-request 60s", "http-request 1s")
 
@@ -184,4 +194,7 @@ def answered(proxy: httpx.Client, field: bytes, begun: bytes) -> bytes:
         client.sendall(head)
         time.sleep(0.2)
         client.sendall(begun)
-        return b"".join(iter(partial(client.recv, 4096), b""))
+        received = b""
+        while not received.endswith(b"}}") and (part := client.recv(4096)):
+            received += part
+        return received
