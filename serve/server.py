@@ -7,7 +7,6 @@ import contextlib
 import errno
 import os
 import re
-import signal
 import socket
 import sys
 import threading
@@ -36,6 +35,7 @@ from tuneserve.serve.start_checks import (
 )
 from tuneserve.serve.watchdog import Watchdog
 from tuneserve.settings import ServeSettings
+from tuneserve.signals import asked_to_stop
 
 
 def serve(
@@ -48,9 +48,10 @@ def serve(
     replica: Replica | None = None,
     on_ready: Callable[[Service], None] | None = None,
 ) -> None:
-    """Serve a GGUF under `name`, and its LoRA `adapters` under theirs, until SIGTERM or Ctrl-C.
-    `lora` is an adapter that belongs to the model itself. What a `replica` is given was checked
-    before, and it takes connections only once the model is loaded. `on_ready` is called then.
+    """Serve a GGUF under `name`, and its LoRA `adapters` under theirs, until SIGTERM, Ctrl-C or
+    the end of its terminal. `lora` is an adapter that belongs to the model itself. What a `replica`
+    is given was checked before, and it takes connections only once the model is loaded. `on_ready`
+    is called then.
 
     Raises UsageError before the model is loaded if a file, a setting or the address is wrong;
     TuneserveError if llama.cpp can't load the model, and at the end if requests were cut off.
@@ -157,19 +158,14 @@ CUT_OFF = "stopped before all requests were answered"
 
 
 class SignalledServer(uvicorn.Server):
-    """Ends at SIGINT and SIGTERM, and leaves it to its caller how the process then goes on."""
+    """Ends when it is asked to, and leaves it to its caller how the process then goes on."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Handle signals, and put the former handlers back. uvicorn's own raises the signal
         again at the end, which would end the process before the model is freed."""
-        handled = (signal.SIGINT, signal.SIGTERM)
-        former = {number: signal.signal(number, self.handle_exit) for number in handled}
-        try:
+        with asked_to_stop(self.handle_exit):
             yield
-        finally:
-            for number, handler in former.items():
-                signal.signal(number, handler)
 
 
 class Server(SignalledServer):

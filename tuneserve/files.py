@@ -284,6 +284,13 @@ def is_made(path: Path, patterns: Iterable[str]) -> bool:
     )
 
 
+def numbered(before: str, after: str = "", *, digits: int = 3) -> tuple[str, ...]:
+    """Patterns of the names that have a number of so many digits at most between two parts, written
+    as numbers are: another form (run.json.damaged-01) is the user's."""
+    more = (f"{before}[1-9]{further * '[0-9]'}{after}" for further in range(1, digits))
+    return (f"{before}[0-9]{after}", *more)
+
+
 def set_aside(path: Path, why: str) -> Path:
     """Rename a file to NAME.WHY-1, or -2 and so on where something has that name; returns where it
     is now."""

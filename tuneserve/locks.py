@@ -51,7 +51,7 @@ def hold(path: Path, *, wait: bool) -> int:
     try:
         _take(lock, wait=wait)
     except BlockingIOError:
-        held_by = _in_words(os.fstat(lock))
+        held_by = in_words(os.fstat(lock))
         os.close(lock)
         raise HeldError(path, held_by) from None
     except BaseException:
@@ -99,7 +99,7 @@ def holder(path: Path) -> str | None:
     try:
         fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return _in_words(os.fstat(lock))
+        return in_words(os.fstat(lock))
     except OSError:
         return None
     finally:
@@ -161,8 +161,8 @@ def _command(number: int) -> list[str]:
     return [os.fsdecode(word) for word in command[:-1]]  # each ends with a zero
 
 
-def _in_words(state: os.stat_result) -> str:
-    """Which process holds a file's lock."""
+def in_words(state: os.stat_result) -> str:
+    """Which process holds a file's lock, or is one of those that share it."""
     device = f"{os.major(state.st_dev):02x}:{os.minor(state.st_dev):02x}:{state.st_ino}"
     found = [row[4] for row in _rows() if row[5] == device]
     if not found:

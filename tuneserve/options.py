@@ -20,7 +20,7 @@ from pydantic.fields import FieldInfo
 
 from tuneserve.console import say
 from tuneserve.foreign import is_of_a_run, named_by_others, require_own
-from tuneserve.recipe import load_recipe, nearest, section_model, validate
+from tuneserve.recipe import as_written, least_number, load_recipe, nearest, section_model, validate
 from tuneserve.settings import AUTO_ONLY, BenchSettings, Recipe, ServeSettings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -86,7 +86,8 @@ def as_options(settings: Recipe, names: OptionNames, *others: Recipe) -> list[st
         if isinstance(value, bool):
             words.append(f"--{flag}" if value else f"--no-{flag}")
         else:
-            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            written = as_written(section, name, value)
+            text = ",".join(map(str, written)) if isinstance(written, tuple) else str(written)
             words += [f"--{flag}", text]
     return words
 
@@ -181,9 +182,11 @@ class WordOrNumber(click.ParamType[int]):
 
 
 def bounds(field: FieldInfo) -> dict[str, Any]:
-    """The bounds of a number: 'ge', 'gt', 'le', 'lt', as far as it has them."""
+    """The bounds of a number that a user writes: 'ge', 'gt', 'le', 'lt', as far as it has them."""
     names = ("ge", "gt", "le", "lt")
-    return {n: getattr(bound, n) for bound in field.metadata for n in names if hasattr(bound, n)}
+    found = {n: getattr(bound, n) for bound in field.metadata for n in names if hasattr(bound, n)}
+    least = least_number(field)
+    return found if least is None else {**found, "ge": least}
 
 
 def _range(kind: type[int] | type[float], field: FieldInfo) -> Any:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from tuneserve.errors import UsageError
@@ -40,7 +41,23 @@ def load_recipe(path: Path) -> dict[str, dict[str, Any]]:
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"not valid TOML: {error}", where=str(path)) from error
     validate(tables, where=str(path), text=text)
+    _check_numbers(tables, str(path), text)
     return tables
+
+
+def _check_numbers(tables: Mapping[str, Any], where: str, text: str) -> None:
+    """Raise UsageError for a number that stands for a word, and is none that a user writes."""
+    for section, values in tables.items():
+        for name, value in values.items():
+            field = section_model(section).model_fields[name]
+            least = least_number(field)
+            if least is not None and value not in number_words(field) and int(value) < least:
+                line = _line_of([section, name], text)
+                word = as_written(section, name, int(value))
+                raise UsageError(
+                    f"{section}.{name}: is at least {least}, or {word!r} (got {value!r})",
+                    where=f"{where}:{line}" if line else where,
+                )
 
 
 def validate(tables: Mapping[str, Any], *, where: str, text: str = "") -> Recipe:
@@ -70,6 +87,26 @@ def section_model(section: str) -> type[BaseModel]:
 def words_of(section: str, name: str) -> tuple[object, ...]:
     """The words that a setting may be."""
     return get_args(section_model(section).model_fields[name].annotation)
+
+
+def least_number(field: FieldInfo) -> int | None:
+    """The least number that a user writes, of a setting that has a lower one for a word."""
+    extra = field.json_schema_extra
+    least = extra.get("least_number") if isinstance(extra, dict) else None
+    return least if isinstance(least, int) else None
+
+
+def as_written(section: str, name: str, value: Any) -> Any:
+    """The word that a setting's number stands for, or the value itself."""
+    words = number_words(section_model(section).model_fields[name])
+    return next((word for word, number in words.items() if number == value), value)
+
+
+def number_words(field: FieldInfo) -> dict[str, Any]:
+    """The words that a user may write for numbers."""
+    extra = field.json_schema_extra
+    words = extra.get("words") if isinstance(extra, dict) else None
+    return dict(words) if isinstance(words, dict) else {}
 
 
 def nearest(name: str, known: list[str]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tuneserve.recipe import section_model
+from tuneserve.recipe import as_written, section_model
 from tuneserve.settings import Recipe
 
 _WIDTH = 96
@@ -39,7 +39,7 @@ def recipe_text(
         for name in names:
             lines += [f"# {line}" for line in textwrap.wrap(fields[name].description or "", _WIDTH)]
             if name in values:
-                lines.append(f"{name} = {toml_value(values[name])}")
+                lines.append(f"{name} = {toml_value(as_written(section, name, values[name]))}")
             else:
                 lines.append(f"# {name} = {toml_value(fields[name].get_default())}")
     return "\n".join(lines) + "\n"

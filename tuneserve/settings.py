@@ -96,7 +96,7 @@ ALL_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj
 ALL_GPUS = 0
 """`train.gpus`: every GPU of the machine."""
 EACH_GPU = 0
-"""`serve.replicas`: one for each GPU of the machine."""
+"""`serve.replicas`: one for each GPU of the machine. Of both, users write the word alone."""
 GPU_LAYER_WORDS: dict[str, JsonValue] = {"auto": -1, "all": 10_000}
 
 
@@ -316,7 +316,7 @@ class TrainSettings(Section):
         1,
         ge=0,
         le=1024,
-        json_schema_extra={"words": {"all": ALL_GPUS}},
+        json_schema_extra={"words": {"all": ALL_GPUS}, "least_number": 1},
         description="GPUs of this machine to train on, a process for each: a number, or all. They "
         "share out the examples of a step, of which there are as many as with one.",
     )
@@ -550,7 +550,7 @@ class ServeSettings(Section):
         1,
         ge=0,
         le=64,
-        json_schema_extra={"words": {"auto": EACH_GPU}},
+        json_schema_extra={"words": {"auto": EACH_GPU}, "least_number": 1},
         description="Processes that serve the model behind one port, through HAProxy: a number, or "
         "auto = one for each GPU. Requests that begin alike go to the same one; limits and memory "
         "(slots, prefix_ram) are each one's.",

@@ -10,8 +10,11 @@ from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.files import atomic_path, cache_directory
 from tuneserve.finetune.data.data_files import is_there
 from tuneserve.finetune.runtime.libraries import quiet
+from tuneserve.in_use import use
 
 HUB_PREFIX = "hub:"
+FETCHED = re.compile(r"[A-Za-z0-9][\w.-]*--[\w.-]+--[\w.-]+--[\w.-]+\.parquet")
+"""Name of a data set in the cache: its owner, name, configuration and split."""
 _SPEC = re.compile(
     r"hub:(?P<repository>[A-Za-z0-9][\w.-]*/[\w.-]+)(:(?P<config>[\w.-]+))?(@(?P<split>[\w.-]+))?"
 )
@@ -33,14 +36,15 @@ class HubData:
 
 
 def local_path(path: Path) -> Path:
-    """The file that a data path means: itself, or a hub data set's copy, fetched if need be.
+    """The file that a data path means: itself, or a hub data set's copy, fetched if need be, which
+    stays until this process ends.
 
     Raises UsageError for a name that is none, TuneserveError if the data set can't be had.
     """
     data = _hub_data(path)
     if data is None:
         return path
-    if not data.cached.is_file():
+    while not (data.cached.is_file() and use(data.cached)):
         fetch(data, str(path))
     return data.cached
 

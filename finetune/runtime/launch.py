@@ -15,11 +15,12 @@ from tuneserve.child import own_module
 from tuneserve.console import say
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.finetune.runtime.processes import is_launched
+from tuneserve.hosts import Host
 from tuneserve.settings import ALL_GPUS
 
 _STOPPED = 130
-_PORT = 29500  # torchrun's
 _JOIN_SECONDS = 900
+_MEETING_HINT = "Give all of them --rendezvous HOST:PORT, a free port of the first machine."
 _STOP_SECONDS = 600  # for the step at hand and its checkpoint
 
 
@@ -38,10 +39,27 @@ class Machines:
         if self.count > 1 and not self.meeting:
             raise UsageError(
                 f"{self.count} machines need a place where they meet", where="--rendezvous",
-                hint="Give all of them --rendezvous HOST:PORT, a free port of the first machine.",
+                hint=_MEETING_HINT,
             )  # fmt: skip
+        if self.count > 1:
+            _check_meeting(self.meeting)
         if not 0 <= self.number < self.count:
             raise UsageError(f"{self.number} is none of 0 to {self.count - 1}", where="--node-rank")
+
+
+def _check_meeting(text: str) -> None:
+    """Raise UsageError for what is no HOST:PORT: the launcher would try it for a quarter of an
+    hour."""
+    try:
+        port = Host.parse(text).port
+    except ValueError as error:
+        raise UsageError(
+            f"{error} (got {text!r})", where="--rendezvous", hint=_MEETING_HINT
+        ) from None
+    if not port:
+        raise UsageError(
+            f"a port is missing (got {text!r})", where="--rendezvous", hint=_MEETING_HINT
+        )
 
 
 def processes_wanted(gpus: int, machines: Machines) -> int:
@@ -107,7 +125,7 @@ def _configured(processes: int, machines: Machines) -> Any:
         nproc_per_node=processes,
         run_id=uuid.uuid4().hex if alone else "tuneserve",
         rdzv_backend="c10d" if alone else "static",
-        rdzv_endpoint="localhost:0" if alone else _with_port(machines.meeting),
+        rdzv_endpoint="localhost:0" if alone else machines.meeting,
         rdzv_configs={"rank": machines.number, "timeout": _JOIN_SECONDS},
         max_restarts=0,
         monitor_interval=0.1,
@@ -116,17 +134,13 @@ def _configured(processes: int, machines: Machines) -> Any:
     )
 
 
-def _with_port(meeting: str) -> str:
-    return meeting if ":" in meeting else f"{meeting}:{_PORT}"
-
-
 def as_torchrun(arguments: Sequence[str], processes: int, machines: Machines) -> str:
     """The line that starts the same by torchrun."""
     line = ["torchrun", f"--nproc-per-node={processes}"]
     if machines.count == 1:
         line.append("--standalone")
     else:
-        host, _, port = _with_port(machines.meeting).rpartition(":")
+        host, _, port = machines.meeting.rpartition(":")
         line += [f"--nnodes={machines.count}", f"--node-rank={machines.number}"]
         line += [f"--master-addr={host}", f"--master-port={port}"]
     return shlex.join([*line, "--no-python", "tuneserve", *arguments])

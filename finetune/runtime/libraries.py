@@ -23,6 +23,7 @@ from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.files import cache_directory
 from tuneserve.finetune.runtime.processes import local_rank
 from tuneserve.finetune.runtime.shards import prepare_dividing
+from tuneserve.in_use import use
 from tuneserve.settings import TrainSettings
 
 FIRST_ON_CPU = (2026, 10, 8)
@@ -172,6 +173,7 @@ def free_memory(runtime: Runtime) -> None:
 def _set_environment() -> None:
     compiled = cache_directory() / "unsloth_compiled"
     compiled.mkdir(parents=True, exist_ok=True)
+    use(compiled)
     os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(compiled))
     # A download from the hub that only counts users.
     os.environ["UNSLOTH_DISABLE_STATISTICS"] = "1"

@@ -42,7 +42,10 @@ def check_divisible(recipe: Recipe) -> None:
         raise UsageError(
             "one process has nobody to divide the base with",
             where="train.shard",
-            hint="Add --gpus all, or a number.",
+            hint="Training on all GPUs is asked for, and torch sees no two of them here: see "
+            "tuneserve doctor."
+            if recipe.train.gpus == ALL_GPUS
+            else "Add --gpus all, or a number.",
         )
     if recipe.train.quantization_aware:
         raise UsageError(

@@ -31,6 +31,11 @@ def _tell_nobody(name: str, done: int, batches: int) -> None:
     """Nobody watches this evaluation."""
 
 
+def _not_gathered(figures: Any, *_: Any) -> Any:
+    """The figures of this process alone."""
+    return figures
+
+
 class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
     """SFTTrainer that counts tokens, groups by length and weighs evaluation by tokens."""
 
@@ -48,6 +53,10 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
         """`examples` are all that it meets, in training and in evaluations. Of the training set,
         those of one of the `families` are visited together."""
         super().__init__(**arguments)
+        # TRL gathers figures, which nobody reads here, at each batch that it computes itself, and
+        # those whose beginning is shared are not: processes with different batches would wait for
+        # each other for ever.
+        self.accelerator.gather_for_metrics = _not_gathered
         self._general = to_dataset(general) if general else None
         self.examples = examples
         # The tokens of the step at hand, batch by batch.

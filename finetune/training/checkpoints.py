@@ -12,7 +12,15 @@ from tuneserve.changes import with_defaults
 from tuneserve.console import say
 from tuneserve.durable import make_folder, sync_folder, sync_tree
 from tuneserve.errors import TuneserveError, UsageError
-from tuneserve.files import check_replaceable, is_leftover, is_made, read_json, remove, write_json
+from tuneserve.files import (
+    check_replaceable,
+    is_leftover,
+    is_made,
+    numbered,
+    read_json,
+    remove,
+    write_json,
+)
 from tuneserve.finetune.memory.search import Decisions
 from tuneserve.finetune.training.trained_files import ADAPTER_FILES
 from tuneserve.identity import changed_files, hashes_of
@@ -32,11 +40,12 @@ _PARTS = (_WEIGHTS, *_PICKLED, _STATE)
 # What else a training that goes on reads, where it is there.
 _MORE = ("adapter_config.json", "rng_state.pth")
 OWN_FILES = (FINGERPRINT, _STRATEGY, _REPLACING, "README.md")
-_NAME = re.compile(r"checkpoint-[0-9]+")
+# As the trainer writes the step: checkpoint-06 is somebody's.
+_NAME = re.compile(r"checkpoint-(0|[1-9][0-9]*)")
 # What the trainer and `seal` write into a checkpoint.
 _CHECKPOINT_FILES = (
     *ADAPTER_FILES, "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth",
-    *(f"rng_state_{digits * '[0-9]'}.pth" for digits in (1, 2, 3, 4)), _STATE, _HASHES,
+    *numbered("rng_state_", ".pth", digits=4), _STATE, _HASHES,
 )  # fmt: skip
 _AFRESH = "Pass --force to start afresh, or choose another run with --run NAME."
 
@@ -91,7 +100,7 @@ def foreign_in_checkpoint(path: Path) -> list[Path]:
 
 
 def _is_named(path: Path) -> bool:
-    """A copy under a longer name (checkpoint-3-good) is the user's."""
+    """A copy under another name (checkpoint-3-good, checkpoint-03) is the user's."""
     return bool(_NAME.fullmatch(path.name)) and path.is_dir() and not path.is_symlink()
 
 

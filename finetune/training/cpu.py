@@ -15,6 +15,7 @@ from tuneserve.files import cache_directory
 from tuneserve.finetune.memory.model import LONGEST_PLAIN
 from tuneserve.finetune.runtime.libraries import Runtime
 from tuneserve.finetune.tokens.encoder import Encoded
+from tuneserve.in_use import use
 
 
 def compile_layers(wanted: bool) -> None:
@@ -22,7 +23,9 @@ def compile_layers(wanted: bool) -> None:
     os.environ["UNSLOTH_CPU_COMPILE"] = "1" if wanted else "0"
     # What was compiled once is found again, by this run's next start and by the next run.
     kernels = cache_directory() / "compiled_kernels"
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(kernels))
+    if os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(kernels)) == str(kernels) and wanted:
+        kernels.mkdir(parents=True, exist_ok=True)
+        use(kernels)
 
 
 def is_compiled(model: Any) -> bool:

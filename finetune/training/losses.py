@@ -100,7 +100,7 @@ def held_out_loss(
     """
     loss, tokens, sums = measured_loss(trainer, dataset, on_batch=on_batch)
     if not math.isfinite(loss):
-        batches = trainer.get_eval_dataloader(dataset)
+        batches, _ = own_batches(trainer, dataset)
         bad = [b["input_ids"] for b, s in zip(batches, sums, strict=True) if not math.isfinite(s)]
         places = places_of(bad, trainer.examples)
         raise no_number(f"the {name} loss", loss, trainer.state.global_step, places)
@@ -111,7 +111,8 @@ def measured_loss(
     trainer: Any, dataset: Any, *, on_batch: Callable[[int, int], None] | None = None
 ) -> tuple[float, int, list[float]]:
     """The mean loss over a dataset, which may be no finite number, the trained tokens, and the sum
-    of the losses of each batch of this process. All processes have to take part."""
+    of the losses of each batch of this process. Each example counts once. All processes have to
+    take part."""
     import torch
 
     model = trainer.model
@@ -119,7 +120,7 @@ def measured_loss(
     model.eval()
     total = torch.zeros(2, dtype=torch.float64, device=trainer.args.device)
     sums = []
-    batches = trainer.get_eval_dataloader(dataset)
+    batches, counted = own_batches(trainer, dataset)
     for number, batch in enumerate(batches, start=1):
         inputs = trainer._prepare_inputs(batch)
         # The first token is predicted from nothing, so its label counts in no loss.
@@ -127,10 +128,31 @@ def measured_loss(
         with torch.no_grad(), trainer.compute_loss_context_manager():
             loss = trainer.compute_loss(model, inputs)
         sums.append(loss.double() * count)
-        total += torch.stack([sums[-1], count.double()]).to(total.device)
+        if number <= counted:
+            total += torch.stack([sums[-1], count.double()]).to(total.device)
         if on_batch is not None:
             on_batch(number, len(batches))
     model.train(was_training)
     let_go(model)
     total = trainer.accelerator.reduce(total, reduction="sum")
     return (total[0] / total[1]).item(), int(total[1].item()), [part.item() for part in sums]
+
+
+def own_batches(trainer: Any, dataset: Any) -> tuple[Any, int]:
+    """The batches of this process, and how many of them count. All processes have to compute
+    equally many: where they do not share out evenly, some compute the first one again."""
+    processes = trainer.accelerator.num_processes
+    if processes == 1:
+        loader = trainer.get_eval_dataloader(dataset)
+        return loader, len(loader)
+    examples, size = len(dataset), trainer.args.eval_batch_size
+    batches = [range(at, min(at + size, examples)) for at in range(0, examples, size)]
+    own = batches[trainer.accelerator.process_index :: processes]
+    counted = len(own)
+    if counted * processes < len(batches):
+        own.append(batches[0])
+    loader = trainer.get_eval_dataloader(dataset.select([row for batch in own for row in batch]))
+    # They are shared out already. Accelerate would do it with examples twice, which count as such.
+    shard = loader.batch_sampler
+    shard.num_processes, shard.process_index, shard.even_batches = 1, 0, False
+    return loader, counted

@@ -122,6 +122,7 @@ def train(
     if skip_done and (done := finished_result(recipe, run)):
         run.tidy()
         return done
+    check_divisible(recipe)
     run.check_writable()
     if force:
         check_replaceable_run(run)
@@ -205,7 +206,6 @@ def _prepare(
     if preflight is not None and is_first_process():
         preflight(recipe, base, prepared.split.examples())
     recipe = recipe.model_copy(update={"train": with_targets(base.path, recipe.train)})
-    check_divisible(recipe)
     share = shared_out(recipe.train, process_count())
     stored = None
     if recipe.train.quantization_aware:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tuneserve.child import ended_child, ending, own_program
 from tuneserve.errors import TuneserveError, UsageError
-from tuneserve.serve.replicas.configuration import configuration
+from tuneserve.serve.replicas.configuration import EARLY_ERRORS, configuration, error_response
 from tuneserve.serve.replicas.process import ToldProcess
 from tuneserve.settings import ServeSettings
 
@@ -68,7 +68,10 @@ class Proxy:
                 parts = [Path(path).read_bytes() for path in (settings.tls_cert, settings.tls_key)]
                 files.append(in_memory("certificate", b"\n".join(parts)))
                 bind += f" ssl crt /dev/fd/{files[-1]}"
-            rules = in_memory("rules", configuration(settings, ports, bind).encode())
+            errors = {one: in_memory(f"error {one}", error_response(one)) for one in EARLY_ERRORS}
+            files += errors.values()
+            paths = {status: f"/dev/fd/{number}" for status, number in errors.items()}
+            rules = in_memory("rules", configuration(settings, ports, bind, paths).encode())
             self._process = ToldProcess(
                 "proxy",
                 own_program(program, "-db", "-f", f"/dev/fd/{rules}"),

@@ -29,6 +29,7 @@ from tuneserve.serve.replicas.shares import (
 from tuneserve.serve.server import CLOSING_SECONDS, CUT_OFF, bind, example, serve, url_of
 from tuneserve.serve.start_checks import check_reach, check_start, connection_limits
 from tuneserve.settings import ServeSettings
+from tuneserve.signals import asked_to_stop
 
 LOOK_SECONDS = 0.05
 LAST_BYTES_SECONDS = 5.0
@@ -142,18 +143,14 @@ def replica_settings(
 
 @contextmanager
 def counted_signals() -> Iterator[list[int]]:
-    """SIGINT and SIGTERM that have come while the block runs, instead of what they do else."""
+    """The signals that have come while the block runs and ask to stop."""
     received: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
         received.append(number)
 
-    former = {one: signal.signal(one, note) for one in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with asked_to_stop(note):
         yield received
-    finally:
-        for one, handler in former.items():
-            signal.signal(one, handler)
 
 
 class _Supervisor:

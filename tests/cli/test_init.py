@@ -294,12 +294,19 @@ def test_the_schema_takes_every_recipe_and_no_other() -> None:
         assert list(validator.iter_errors(tomllib.loads(path.read_text()))) == []
     good: list[dict[str, Any]] = [
         {"train": {"compile": True, "target_modules": "all-linear"}},
-        {"serve": {"gpu_layers": 3}},
+        {"serve": {"gpu_layers": 3, "replicas": "auto"}},
+        {"train": {"gpus": "all"}},
     ]
     for table in good:
         validate(table, where="")
         assert list(validator.iter_errors(table)) == []
-    bad: list[dict[str, Any]] = [{"train": {"rank": 8}}, {"trian": {}}, {"train": {"r": 0}}]
+    bad: list[dict[str, Any]] = [
+        {"train": {"rank": 8}},
+        {"trian": {}},
+        {"train": {"r": 0}},
+        {"train": {"gpus": 0}},
+        {"serve": {"replicas": "some"}},
+    ]
     for table in bad:
         assert list(validator.iter_errors(table))
 

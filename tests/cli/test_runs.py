@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.run_support import RECORD, write_run
-from tests.support import Runner
-from tuneserve.cli.cache_files import cache_parts, kept_bases, remove_cached
+from tests.support import ROOT, Runner
+from tuneserve.cli.cache_files import (
+    cache_parts,
+    foreign_in_folders,
+    kept_bases,
+    remove_cached,
+)
 from tuneserve.errors import TuneserveError
 from tuneserve.files import OURS, write_json
 from tuneserve.finetune.training.checkpoints import mark_replacing
+from tuneserve.in_use import use
 from tuneserve.overview.run_files import foreign_in, removable_of, remove_run, size_of
 from tuneserve.overview.run_summary import summary_of
 from tuneserve.run import RunDirectory, all_runs
@@ -92,9 +101,9 @@ def test_only_what_no_run_needs_can_be_removed(runs: Path) -> None:
 def test_a_run_is_removed_but_for_what_others_made(runs: Path) -> None:
     run = RunDirectory.named("first")
     mine = [run.root / "notes.txt", run.gguf / "mine.gguf", run.checkpoints / "checkpoint-x",
-            run.data / "raw"]  # fmt: skip
+            run.data / "raw", run.root / "later"]  # fmt: skip
     for path in mine:
-        path.mkdir() if path.name == "raw" else path.write_text("mine")
+        path.mkdir() if path.name in ("raw", "later") else path.write_text("mine")
     leftover = run.gguf / ".a.gguf.tuneserve-abcd1234"
     leftover.mkdir()
     (leftover / OURS).touch()
@@ -103,7 +112,7 @@ def test_a_run_is_removed_but_for_what_others_made(runs: Path) -> None:
     left = {path.relative_to(run.root).as_posix() for path in run.root.rglob("*")}
     assert left == {
         "notes.txt", "gguf", "gguf/mine.gguf", "checkpoints", "checkpoints/checkpoint-x", "data",
-        "data/raw", "linked",
+        "data/raw", "later", "linked",
     }  # fmt: skip
     other = RunDirectory.named("second")
     assert foreign_in(other) == []
@@ -124,24 +133,96 @@ def test_bases_of_runs_stay_in_the_cache(
         (base / "config.json").write_text("{}")
     mine = [filled / "tokenizer.json.bak", cache / "bases" / "mine" / "config.json",
             cache / "mine.txt", cache / "loadable" / "mine",
-            cache / "data" / "mine.csv", cache / "data" / "hub" / "mine.csv"]  # fmt: skip
-    made = [cache / "loadable" / ("0a" * 16), cache / "data" / "hub" / "a--b--default--x.parquet"]
+            cache / "data" / "mine.csv", cache / "data" / "hub" / "mine.parquet",
+            cache / "unsloth_compiled" / "notes.py", cache / "unsloth_compiled" / "logs" / "a.log",
+            cache / "compiled_kernels" / "ab" / "notes.txt"]  # fmt: skip
+    unsloth, kernels, key = cache / "unsloth_compiled", cache / "compiled_kernels", "c" + "a7" * 26
+    generated = unsloth / "UnslothSFTTrainer.py"
+    made = [cache / "loadable" / ("0a" * 16), cache / "data" / "hub" / "a--b--default--x.parquet",
+            generated, unsloth / "__pycache__" / "UnslothSFTTrainer.cpython-311.pyc",
+            unsloth / "moe_utils.py", unsloth / ".locks" / ".lock.UnslothSFTTrainer.py",
+            kernels / "ab" / f"{key}.so.load_ok", kernels / "locks" / f"{key}.lock",
+            kernels / "fxgraph" / "ab" / key / key]  # fmt: skip
     for path in (*mine, *made):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
+    generated.write_text('"""\n2026.10.9\n__UNSLOTH_VERSIONING__\n"""\n')
     run = RunDirectory.named("first")
     record = json.loads(run.record_path.read_text())
     record["stages"]["train"]["result"]["base"]["path"] = str(used)
     write_json(run.record_path, record)
     parts = cache_parts([run])
-    assert [Path(part.path).name for part in parts] == ["loadable", "hub", other.name]
+    assert [Path(part.path).name for part in parts] == [
+        "unsloth_compiled", "compiled_kernels", "loadable", "hub", other.name,
+    ]  # fmt: skip
     assert kept_bases() == mine[:1]
+    assert foreign_in_folders() == sorted(mine[3:])
     remove_cached(parts)
     assert not other.exists()
     assert (used / "config.json").is_file()
     assert (filled / "config.json").is_file()
     assert all(path.is_file() for path in mine)
     assert not any(path.exists() for path in made)
+    assert not any((unsloth / name).exists() for name in ("__pycache__", ".locks"))
+    assert [path.name for path in kernels.iterdir()] == ["ab"]
+
+
+def test_what_a_process_uses_stays_in_the_cache(
+    runs: Path, tmp_path: Path, demo_base: Path, tuneserve: Runner
+) -> None:
+    """As a training does that prepares: there is no record of its run yet."""
+    cache = tmp_path / "cache"
+    base, data = cache / "bases" / demo_base.name, cache / "data" / "hub"
+    used, other = (data / f"a--{name}--default--train.parquet" for name in ("used", "other"))
+    for path in (base / "config.json", used, other, cache / "unsloth_compiled" / "moe_utils.py"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    script = (
+        "from pathlib import Path; from tuneserve.base import resolve_base; "
+        "from tuneserve.finetune.data.hub import local_path; from tuneserve.in_use import use; "
+        "base = resolve_base('demo').path; local_path(Path('hub:a/used')); "
+        "assert use(base.parent.parent / 'unsloth_compiled'); print(base, flush=True); input()"
+    )
+    env = {"TUNESERVE_CACHE": str(cache), "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env={**os.environ, **env},
+    ) as user:  # fmt: skip
+        assert user.stdout is not None
+        assert user.stdout.readline().strip() == str(base)
+        parts = ("clean", "--cache", "--yes", "--json")
+        done = tuneserve(*parts, cwd=runs.parent, env=env)
+        assert done.returncode == 0, done.stderr
+        for path in (base, used, cache / "unsloth_compiled"):
+            assert f"stays, it is in use by process {user.pid} (" in done.stderr
+            assert f"): {path}\n" in done.stderr
+            assert str(path) in json.loads(done.stdout)["stays"]
+            assert path.exists()
+        assert not other.exists()
+        user.communicate("\n")
+    assert tuneserve(*parts, cwd=runs.parent, env=env).returncode == 0
+    assert not any(
+        path.exists() for path in (base, used, cache / "unsloth_compiled" / "moe_utils.py")
+    )
+
+
+def test_what_is_used_while_the_cache_is_cleaned_stays(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("TUNESERVE_CACHE", str(cache))
+    base = cache / "bases" / f"one-v2-{16 * 'a'}"
+    data = cache / "data" / "hub" / "a--b--default--train.parquet"
+    for path in (base, data.parent):
+        path.mkdir(parents=True)
+    data.write_bytes(bytes(7))
+    parts = cache_parts([])
+    assert use(base)
+    assert use(data)
+    assert remove_cached(parts) == 0
+    assert (base.is_dir(), data.is_file()) == (True, True)
+    assert capsys.readouterr().err.count("stays: ") == 2
+    assert not use(tmp_path / "nothing")
 
 
 @pytest.mark.parametrize("why", ["cut", "newer", "set aside", "a path that is none", "at work"])
@@ -178,14 +259,15 @@ def test_files_that_are_only_named_like_ours_stay(runs: Path) -> None:
         "adapter/adapter_model.safetensors.bak", "merged/tokenizer_mine.txt", "logs/train-mine.log",
         "bench-journal-mine.jsonl", "tensorboard/events.mine", "bench-ladder/a-mine.gguf",
         "tensorboard/events.out.tfevents.mine",
-        "checkpoints/checkpoint-77/README.md",
+        "checkpoints/checkpoint-77/README.md", "checkpoints/checkpoint-06/optimizer.pt",
+        "checkpoints/checkpoint-6/rng_state_01.pth", "run.json.damaged-01",
     )  # fmt: skip
     for name in names:
         (run.root / name).parent.mkdir(parents=True, exist_ok=True)
         (run.root / name).write_text("mine")
     remove_run(run)
     left = {path.relative_to(run.root).as_posix() for path in run.root.rglob("*") if path.is_file()}
-    assert left == set(names)
+    assert left == {*names, "checkpoints/checkpoint-6/optimizer.pt"}  # the whole checkpoint
 
 
 def test_the_commands_ask_before_and_do_what_they_say(runs: Path, tuneserve: Runner) -> None:
@@ -211,8 +293,18 @@ def test_the_commands_ask_before_and_do_what_they_say(runs: Path, tuneserve: Run
     assert len(list(runs.glob("second/checkpoints/checkpoint-*"))) == 2
     assert call("rm", "second").returncode == 1
     assert (runs / "second" / "run.json").is_file()
-    assert call("rm", "second", "--yes").returncode == 0
+    (runs / "first" / "mine").mkdir()
+    (runs / "first" / "notes.txt").write_text("mine")
+    gone = call("rm", "second", "first", "--yes", "--json")
+    assert gone.returncode == 0
+    assert "removed: runs/second (" in gone.stderr
+    assert "of runs/first; the folder stays" in gone.stderr
+    assert "removed: runs/first" not in gone.stderr
+    told = json.loads(gone.stdout)
+    assert told["kept"] == {"second": [], "first": ["runs/first/mine", "runs/first/notes.txt"]}
+    assert told["removed"]["first"] < told["removed"]["second"] - 1000
     assert not (runs / "second").exists()
+    assert {path.name for path in (runs / "first").iterdir()} == {"mine", "notes.txt"}
     shutil.rmtree(runs)
     assert "no runs in runs" in call("ls").stderr
 
@@ -237,15 +329,16 @@ def test_of_a_run_with_two_names_the_other_one_alone_is_removed(
     assert RunDirectory.named("first").require().checkpoints.is_dir()
 
 
-@pytest.mark.parametrize("name", ["checkpoint-99", "checkpoint-3", "checkpoint-3-good"])
+@pytest.mark.parametrize(
+    "name", ["checkpoint-99", "checkpoint-3", "checkpoint-3-good", "checkpoint-03"]
+)
 def test_checkpoints_with_somebodys_files_stay(name: str, runs: Path, tuneserve: Runner) -> None:
     """And folders and copies that only have such a name; the others go."""
     mine = runs / "first" / "checkpoints" / name
     mine.mkdir(exist_ok=True)
     (mine / "optimizer.pt").touch()
-    kept = mine / (
-        "adapter_model.safetensors.bak" if name != "checkpoint-3-good" else "trainer_state.json"
-    )
+    copied = name in ("checkpoint-3-good", "checkpoint-03")
+    kept = mine / ("trainer_state.json" if copied else "adapter_model.safetensors.bak")
     kept.write_text("mine")
     listed = tuneserve("clean", "first", "--dry-run", cwd=runs.parent)
     assert (f"tuneserve did not make it: runs/first/checkpoints/{name}/adapter_m" in listed.stderr

@@ -18,7 +18,7 @@ from tuneserve.options import (
 )
 from tuneserve.recipe import section_model
 from tuneserve.run import RunDirectory
-from tuneserve.settings import BenchSettings, Recipe, ServeSettings, TrainSettings
+from tuneserve.settings import ALL_GPUS, BenchSettings, Recipe, ServeSettings, TrainSettings
 from tuneserve.sizes import parse_size, size_like
 
 
@@ -108,7 +108,13 @@ def test_lists_flags_and_paths() -> None:
     assert got.data.file == Path("x.jsonl")
 
 
-@pytest.mark.parametrize("arguments", [("--r", "0"), ("--dropout", "1.0"), ("--bias", "some")])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--r", "0"), ("--dropout", "1.0"), ("--bias", "some"), ("--replicas", "0"),
+        ("--gpus", "0"), ("--gpus", "-1"),
+    ],
+)  # fmt: skip
 def test_out_of_bounds_is_refused_by_click(arguments: tuple[str, ...]) -> None:
     with pytest.raises(click.BadParameter):
         resolve(*arguments)
@@ -116,7 +122,7 @@ def test_out_of_bounds_is_refused_by_click(arguments: tuple[str, ...]) -> None:
 
 def test_settings_as_options_are_the_same_settings_again() -> None:
     recipe = Recipe(
-        train=TrainSettings(r=4, target_modules=("q_proj",), learning_rate=1e-3),
+        train=TrainSettings(r=4, target_modules=("q_proj",), learning_rate=1e-3, gpus=ALL_GPUS),
         serve=ServeSettings(ctx=4096, mmap=False, gpu_layers=0),
         bench=BenchSettings(ctx=512, clients=(2, 3), noise_floor=True),
     )

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tests.support import ROOT
 from tuneserve.errors import UsageError
 from tuneserve.recipe import LARGEST_RECIPE, load_recipe, validate
+from tuneserve.recipe_text import recipe_text
 from tuneserve.settings import Recipe
 
 
@@ -162,3 +163,22 @@ def test_a_recipe_is_a_file_of_bounded_size(kind: str, reason: str, tmp_path: Pa
     with pytest.raises(UsageError, match=reason) as caught:
         load_recipe(path)
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "word"), [("train", "gpus", "all"), ("serve", "replicas", "auto")]
+)
+def test_a_word_has_no_number_beside_it(tmp_path: Path, section: str, name: str, word: str) -> None:
+    for wrong in ("0", '"0"'):
+        path = write(tmp_path, f"[{section}]\n{name} = {wrong}\n")
+        with pytest.raises(
+            UsageError, match=f"toml:2: {section}.{name}: is at least 1, or '{word}'"
+        ):
+            load_recipe(path)
+    number = getattr(getattr(validate({section: {name: word}}, where=""), section), name)
+    written = recipe_text({section: {name: number}}, {}, "")
+    assert f'\n{name} = "{word}"\n' in written
+    # Earlier releases kept the number.
+    assert validate({section: {name: 0}}, where="run.json") == validate(
+        {section: {name: word}}, where=""
+    )

@@ -9,8 +9,9 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,13 @@ import pytest
 
 from tests.http_servers import answering
 from tests.support import ModulePaths
-from tuneserve.serve.replicas.configuration import configuration
+from tuneserve.serve.api.errors import ApiError
+from tuneserve.serve.replicas.configuration import (
+    EARLY_ERRORS,
+    configuration,
+    containers_configuration,
+    error_response,
+)
 from tuneserve.settings import ServeSettings
 
 pytestmark = pytest.mark.skipif(shutil.which("haproxy") is None, reason="haproxy is not installed")
@@ -48,13 +55,13 @@ class Named(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def running_proxy(folder: Path, ports: list[int]) -> Iterator[httpx.Client]:
-    """The proxy of replicas at these ports; it has answered."""
+def running_proxy(folder: Path, rules: Callable[[str], str]) -> Iterator[httpx.Client]:
+    """The proxy with these rules, given where it is to listen; it has answered."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         listen = free.getsockname()[1]
     file = folder / "haproxy.cfg"
-    file.write_text(configuration(SETTINGS, ports, f"127.0.0.1:{listen}"))
+    file.write_text(rules(f"127.0.0.1:{listen}"))
     process = subprocess.Popen(["haproxy", "-db", "-f", file], stderr=subprocess.DEVNULL)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{listen}") as client:
@@ -75,7 +82,8 @@ def proxy(module_paths: ModulePaths) -> Iterator[httpx.Client]:
     with ExitStack() as stack:
         servers = [stack.enter_context(answering(Named)) for _ in range(REPLICAS)]
         ports = [server.server_port for server in servers]
-        yield stack.enter_context(running_proxy(module_paths.mktemp("proxy"), ports))
+        rules = partial(configuration, SETTINGS, ports)
+        yield stack.enter_context(running_proxy(module_paths.mktemp("proxy"), rules))
 
 
 def asked(proxy: httpx.Client, path: str, body: dict[str, Any], **headers: str) -> str:
@@ -145,11 +153,48 @@ def test_one_address_has_so_many_connections(proxy: httpx.Client) -> None:
     assert proxy.get("/health").status_code == 200
 
 
-def test_its_own_errors_are_in_the_apis_form(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["replicas", "files", "containers"])
+def test_its_own_errors_are_in_the_apis_form(kind: str, tmp_path: Path) -> None:
+    """With answers in files too, as `serve --replicas` gives it."""
+    files = {}
+    for status in EARLY_ERRORS if kind == "files" else ():
+        files[status] = str(tmp_path / f"{status}.http")
+        Path(files[status]).write_bytes(error_response(status))
+    hasty = SETTINGS.model_copy(update={"receive_seconds": 1})
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
-        with running_proxy(tmp_path, [nobody.getsockname()[1]]) as proxy:
-            refused = proxy.post("/v1/chat/completions", json=chat("a", "b"))
-    assert refused.status_code == 503
-    assert refused.headers["Retry-After"] == "1"
-    assert refused.json()["error"]["code"] == "proxy"
+
+        def rules(bind: str) -> str:
+            if kind != "containers":
+                return configuration(hasty, [nobody.getsockname()[1]], bind, files)
+            made = containers_configuration().replace("bind :8080", f"bind {bind}")
+            return made.replace("http-request 60s", "http-request 1s")
+
+        with running_proxy(tmp_path, rules) as proxy:
+            nowhere = proxy.post("/v1/chat/completions", json=chat("a", "b"))
+            elsewhere = proxy.get("/metrics")
+            late = answered(proxy, b"Content-Length: 9", b"{")
+            wrong = answered(proxy, b"Transfer-Encoding: chunked", b"no length")
+    assert (nowhere.status_code, nowhere.json()["error"]["type"]) == (503, "server_error")
+    assert nowhere.headers["Retry-After"] == "1"
+    assert (elsewhere.status_code, elsewhere.json()["error"]["code"]) == (404, "unknown_url")
+    assert late.startswith(b"HTTP/1.1 408 ")
+    assert wrong.startswith(b"HTTP/1.1 400 ")
+    told = [json.loads(one.partition(b"\r\n\r\n")[2]) for one in (late, wrong)]
+    assert {one["error"]["code"] for one in (*told, nowhere.json())} == {"proxy"}
+    for one in (*told, nowhere.json(), elsewhere.json()):
+        assert one.keys() == {"type", "error"}
+        assert one["error"].keys() == ApiError(400, "").body["error"].keys()
+
+
+def answered(proxy: httpx.Client, field: bytes, begun: bytes) -> bytes:
+    """What comes back of a request that never is whole; its body begins after its head."""
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n%s\r\n\r\n" % field
+    with socket.create_connection(("127.0.0.1", proxy.base_url.port), 30) as client:
+        client.sendall(head)
+        time.sleep(0.2)
+        client.sendall(begun)
+        received = b""
+        while not received.endswith(b"}}") and (part := client.recv(4096)):
+            received += part
+        return received

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pty
 import re
 import shutil
 import signal
 import socket
 import ssl
 import subprocess
+import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -279,6 +283,36 @@ def test_a_signal_lets_answers_end_and_leaves_nothing_behind(
         assert running.process.wait(20) == 0
         assert not any(map(is_there, below))
         assert running.output().endswith("\nstopped\n")
+
+
+@needs_haproxy
+@pytest.mark.slow
+@pytest.mark.parametrize("replicas", ["1", "2"])
+def test_a_terminal_that_closes_lets_answers_end(replicas: str, demo_gguf: Path) -> None:
+    terminal, its_end = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tuneserve", "serve", str(demo_gguf), "--ctx", "1024",
+         "--threads", "1", "--port", "0", "--replicas", replicas],
+        stdin=its_end, stdout=its_end, stderr=its_end, start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )  # fmt: skip
+    os.close(its_end)
+    try:
+        said = b""
+        while (url := re.search(rb"(?m)^listening on (http\S+) ", said)) is None:
+            said += os.read(terminal, 4096)
+        body = chat("You are a story teller.", "Tell one.", stream=True, max_tokens=60)
+        address = url[1].decode() + CHAT
+        with httpx.stream("POST", address, json=body, timeout=60) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            os.close(terminal)
+            assert list(lines)[-2:] == ["data: [DONE]", ""]
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.wait()
 
 
 @needs_haproxy

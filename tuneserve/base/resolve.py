@@ -19,6 +19,7 @@ from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.files import cache_directory, is_special, sha256_text
 from tuneserve.gguf.parts import part_paths
 from tuneserve.identity import known_sha256
+from tuneserve.in_use import use
 from tuneserve.locks import locked
 from tuneserve.model_files import check_config, unused_code
 from tuneserve.safetensors import checkpoint_tensors, weight_files
@@ -53,8 +54,9 @@ def resolve_base(spec: str, *, setting: str = "model.base") -> ResolvedBase:
     """The checkpoint for 'demo', a .gguf file, a checkpoint directory or a hub id. Errors name the
     `setting` that it comes from.
 
-    A GGUF is imported once and kept in the cache. The network is used only for a hub id that is
-    not in Hugging Face's local cache. Raises UsageError where there is no such model.
+    A GGUF is imported once and kept in the cache, at least until this process ends. The network is
+    used only for a hub id that is not in Hugging Face's local cache. Raises UsageError where there
+    is no such model.
     """
     if spec == DEMO:
         return _imported(demo_gguf(), spec, setting)
@@ -188,7 +190,7 @@ def _imported(gguf: Path, spec: str, setting: str) -> ResolvedBase:
     digest = sha256_text("".join(map(known_sha256, part_paths(gguf))))
     key = f"{name}-v{IMPORT_VERSION}-{digest[:16]}"
     target = cache_directory() / "bases" / key
-    if not target.is_dir():
+    while not (target.is_dir() and use(target)):
         with locked(target.with_name(f"{key}.lock")):
             if not target.is_dir():  # another process may have imported it meanwhile
                 import_gguf(gguf, target)

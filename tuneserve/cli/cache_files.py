@@ -2,55 +2,118 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from tuneserve.base.import_gguf import CHECKPOINT_FILES
 from tuneserve.base.resolve import IMPORTED
+from tuneserve.cli.compiled_files import made_by_inductor, made_by_unsloth
 from tuneserve.console import say
 from tuneserve.errors import TuneserveError
-from tuneserve.files import cache_directory, clear_leftovers, is_made, remove
+from tuneserve.files import cache_directory, clear_leftovers, is_leftover, is_made, remove
+from tuneserve.finetune.data.hub import FETCHED
 from tuneserve.finetune.training.result import TrainOutput
+from tuneserve.in_use import unused, user_of
 from tuneserve.locks import HeldError, locked
 from tuneserve.overview.run_files import Removable, holder_of, size_of
 from tuneserve.run import RunDirectory
 from tuneserve.sentiment import ARCHIVE
 
-_ALL = ("*", "*/")
-# By folder of the cache: what it is, what is lost with it, and the files that are made there. Those
-# of compilers have names of the compilers' own.
+
+def _named(name: str) -> Callable[[Path], list[Path]]:
+    """Finds the files of a folder whose whole name matches."""
+
+    def made(folder: Path) -> list[Path]:
+        inside = sorted(folder.iterdir())
+        return [path for path in inside if path.is_file() and re.fullmatch(name, path.name)]
+
+    return made
+
+
+class _Folder(NamedTuple):
+    """A folder of the cache: what it is, what is lost with it, and which files in it were made."""
+
+    what: str
+    lost: str
+    made: Callable[[Path], list[Path]]
+
+
 _FOLDERS = {
-    "unsloth_compiled": ("modules that Unsloth compiled", "compiling again", _ALL),
-    "compiled_kernels": ("compiled layers of trainings", "a minute of compiling", _ALL),
-    "loadable": ("which GGUFs llama.cpp loads", "about a second for each", ("[0-9a-f]" * 32,)),
-    "data": ("data that was fetched", "it is fetched again", (ARCHIVE,)),
-    "data/hub": ("data sets that were fetched", "they are fetched again", ("*.parquet",)),
+    "unsloth_compiled": _Folder(
+        "modules that Unsloth compiled", "compiling again", made_by_unsloth
+    ),
+    "compiled_kernels": _Folder(
+        "compiled layers of trainings", "a minute of compiling", made_by_inductor
+    ),
+    "loadable": _Folder(
+        "which GGUFs llama.cpp loads", "about a second for each", _named("[0-9a-f]{32}")
+    ),
+    "data": _Folder("data that was fetched", "it is fetched again", _named(re.escape(ARCHIVE))),
+    "data/hub": _Folder(
+        "data sets that were fetched", "they are fetched again", _named(FETCHED.pattern)
+    ),
 }
 
 
 def cache_parts(runs: Sequence[RunDirectory]) -> list[Removable]:
-    """The parts of the cache; bases that a run was trained on, that hold somebody's files, or that
-    are being imported, are left out."""
+    """The parts of the cache; what a process uses, and bases that a run was trained on or that hold
+    somebody's files, are left out."""
     cache = cache_directory()
     found = [
-        Removable(path=str(cache / name), what=what, size_bytes=sum(map(size_of, made)), lost=lost)
-        for name, (what, lost, _) in _FOLDERS.items()
-        if (made := _made(name))
-    ]
+        Removable(
+            path=str(cache / name), what=folder.what, size_bytes=sum(map(size_of, made)),
+            lost=folder.lost,
+        )
+        for name, folder in _FOLDERS.items()
+        if (made := _free(name))
+    ]  # fmt: skip
     found += [
         Removable(
             path=str(base), what="a base imported from a GGUF", size_bytes=size_of(base),
             lost="it is imported again",
         )
         for base in _spare_bases(runs)
-        if not _foreign_in(base)
+        if not _foreign_in(base) and user_of(base) is None
     ]  # fmt: skip
     return found
+
+
+def used_in_cache() -> dict[Path, str]:
+    """The bases, data sets and folders that stay because a process uses them, and which one."""
+    found = {base: user_of(base) for base in _bases()}
+    for name in _FOLDERS:
+        folder, made = cache_directory() / name, _made(name)
+        user = user_of(folder) if made else None
+        found |= {folder: user} if user else {path: user_of(path) for path in made}
+    return {path: user for path, user in found.items() if user is not None}
 
 
 def kept_bases() -> list[Path]:
     """What lies in imported bases and was not made by an import: these bases stay."""
     return [inner for base in _bases() for inner in _foreign_in(base)]
+
+
+def foreign_in_folders() -> list[Path]:
+    """The files in the other folders that were not made there: they stay."""
+    inside: set[Path] = set()
+    made: set[Path] = set()
+    for name in _FOLDERS:
+        if (folder := _own_folder(name)) is not None:
+            inside.update(_files_in(folder))
+            made.update(_made(name))
+    return sorted(inside - made)
+
+
+def _files_in(folder: Path) -> Iterator[Path]:
+    """Files and links below a folder, but for what a process has left half-written."""
+    for root, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not is_leftover(Path(root, name))]
+        links = (name for name in folders if Path(root, name).is_symlink())
+        yield from (Path(root, name) for name in (*names, *links))
 
 
 def _spare_bases(runs: Sequence[RunDirectory]) -> list[Path]:
@@ -69,31 +132,66 @@ def _spare_bases(runs: Sequence[RunDirectory]) -> list[Path]:
 
 
 def remove_cached(parts: Sequence[Removable]) -> int:
-    """Remove parts of the cache; returns how many bytes. A base that is being imported right now
-    stays."""
+    """Remove parts of the cache; returns how many bytes. What a process has begun to use meanwhile,
+    or is importing, stays, and it is said."""
     removed = 0
     for part in parts:
         path = Path(part.path)
-        if path.parent.name != "bases":
-            for inner in _made(path.relative_to(cache_directory()).as_posix()):
-                remove(inner)
+        if path.parent.name == "bases":
+            with _told_if_used(), locked(path.with_name(f"{path.name}.lock"), wait=False):
+                removed += _remove_unused(path)
+            continue
+        with _told_if_used(), unused(path):
+            for made in _made(path.relative_to(cache_directory()).as_posix()):
+                with _told_if_used():
+                    removed += _remove_unused(made)
+                _remove_emptied(made.parent, path)
             clear_leftovers(path)
-        else:
-            try:
-                with locked(path.with_name(f"{path.name}.lock"), wait=False):
-                    remove(path)
-            except HeldError:
-                continue
-        removed += part.size_bytes
     return removed
+
+
+@contextmanager
+def _told_if_used() -> Iterator[None]:
+    try:
+        yield
+    except HeldError as error:
+        say(f"stays: {error.render()}")
+    except FileNotFoundError:
+        pass  # somebody else has removed it
+
+
+def _remove_unused(path: Path) -> int:
+    """Returns how many bytes. Raises HeldError."""
+    with unused(path):
+        size = size_of(path)
+        remove(path)
+    return size
+
+
+def _remove_emptied(folder: Path, top: Path) -> None:
+    """Remove a folder below `top` out of which the last file has gone, and those that held it."""
+    while folder != top and not any(folder.iterdir()):
+        folder.rmdir()
+        folder = folder.parent
 
 
 def _made(name: str) -> list[Path]:
     """What was made in a folder of the cache."""
-    folder, patterns = cache_directory() / name, _FOLDERS[name][2]
-    is_own = folder.is_dir() and not folder.is_symlink()
-    inside = sorted(folder.iterdir()) if is_own else []
-    return [path for path in inside if is_made(path, patterns)]
+    folder = _own_folder(name)
+    return _FOLDERS[name].made(folder) if folder else []
+
+
+def _free(name: str) -> list[Path]:
+    """What of it no process uses."""
+    made = _made(name)
+    if made and user_of(cache_directory() / name) is not None:
+        return []
+    return [path for path in made if user_of(path) is None]
+
+
+def _own_folder(name: str) -> Path | None:
+    folder = cache_directory() / name
+    return folder if folder.is_dir() and not folder.is_symlink() else None
 
 
 def _bases() -> list[Path]:

@@ -26,14 +26,21 @@ def command(runs: tuple[str, ...], cache: bool, dry_run: bool, yes: bool, as_jso
 
     Checkpoints of trainings that are done, what killed processes left, measurements that were
     replaced. With --cache also what is made or fetched again when it is needed; bases that a run
-    here was trained on stay. A checkpoint or a base with somebody's file in it stays, and is told.
+    here was trained on or a process is using stay. What tuneserve did not make stays, and is told;
+    a checkpoint or a base with such a file in it stays whole.
     Shows the list and asks before. Exit code 1 if it was not removed, or not of every run.
 
     \b
     tuneserve clean --dry-run
     tuneserve clean sentiment --yes
     """
-    from tuneserve.cli.cache_files import cache_parts, kept_bases, remove_cached
+    from tuneserve.cli.cache_files import (
+        cache_parts,
+        foreign_in_folders,
+        kept_bases,
+        remove_cached,
+        used_in_cache,
+    )
     from tuneserve.overview.run_files import kept_in, removable_of, remove_part
 
     named = [RunDirectory.named(name).require() for name in dict.fromkeys(runs)] or all_runs()
@@ -49,6 +56,12 @@ def command(runs: tuple[str, ...], cache: bool, dry_run: bool, yes: bool, as_jso
     stays = [path for run in named for path in kept_in(run)] + (kept_bases() if cache else [])
     for path in stays:
         say(f"stays with the folder it is in, tuneserve did not make it: {path}")
+    if cache:
+        for path in (beside := foreign_in_folders()):
+            say(f"stays, tuneserve did not make it: {path}")
+        for path, user in (used := used_in_cache()).items():
+            say(f"stays, it is in use by {user}: {path}")
+        stays += [*beside, *used]
     size = sum(part.size_bytes for part in every)
     confirmed_removal = False
     if every:

@@ -24,7 +24,11 @@ def command(runs: tuple[str, ...], yes: bool, as_json: bool) -> int:
     from tuneserve.overview.run_files import foreign_in, remove_run, size_of
 
     found = [RunDirectory.named(name).require_folder() for name in dict.fromkeys(runs)]
-    sizes = {run.name: size_of(run.root) for run in found}
+    sizes = {
+        # Of a link to another run, or to nothing, the link alone goes.
+        run.name: 0 if run.other_name_of is not None or run.leads_nowhere else size_of(run.root)
+        for run in found
+    }
     for run in found:
         if run.other_name_of is not None:
             say(f"{run.root}: a link to the run {run.other_name_of}, which stays")
@@ -38,8 +42,16 @@ def command(runs: tuple[str, ...], yes: bool, as_json: bool) -> int:
             say(f"  stays, tuneserve did not make it or not all in it: {path}")
     if not confirmed(f"Remove {len(found)} run{'s' * (len(found) != 1)}?", yes=yes):
         return 1
-    kept = {run.name: [str(path) for path in remove_run(run)] for run in found}
-    say(f"removed: {', '.join(kept)}")
+    removed: dict[str, int] = {}
+    kept: dict[str, list[str]] = {}
+    for run in found:
+        kept[run.name] = [str(path) for path in remove_run(run)]
+        removed[run.name] = sizes[run.name] - size_of(run.root)
+        size = human_bytes(removed[run.name])
+        if run.root.is_dir():
+            say(f"removed: {size} of {run.root}; the folder stays, with what stands above")
+        else:
+            say(f"removed: {run.root} ({size})")
     if as_json:
-        print_json({"removed": sizes, "kept": kept})
+        print_json({"removed": removed, "kept": kept})
     return 0

@@ -11,7 +11,7 @@ from tuneserve.base.import_gguf import CHECKPOINT_FILES
 from tuneserve.bench.measure.sweep_files import STEPS as SWEEP_STEPS
 from tuneserve.bench.report.pages import REPORT_FILES
 from tuneserve.errors import TuneserveError
-from tuneserve.files import is_leftover, is_made, remove
+from tuneserve.files import is_leftover, is_made, numbered, remove
 from tuneserve.finetune.training.checkpoints import (
     OWN_FILES,
     foreign_in_checkpoint,
@@ -27,7 +27,7 @@ from tuneserve.settings import QUANTIZATIONS
 from tuneserve.tracking.stage import FILE as TRACKING
 
 _AT_THE_TOP = (
-    ".lock", "run.json", *(f"run.json.{DAMAGED}-{digits * '[0-9]'}" for digits in (1, 2, 3)),
+    ".lock", "run.json", *numbered(f"run.json.{DAMAGED}-"),
     "curves.html", PROGRESS_FILE, TRACKING, "bench-journal.jsonl", "bench-journal-before.jsonl",
 )  # fmt: skip
 _LOGS = tuple(f"{stage}.log" for stage in STAGES)
@@ -141,7 +141,7 @@ def remove_run(run: RunDirectory) -> list[Path]:
         for path in _made(run):
             if path not in last and path.absolute() not in spared:
                 remove(path)
-        for folder in _inside(run.root):
+        for folder in (run.root / name for name in _folders(run)):
             if folder.is_dir() and not folder.is_symlink() and not _inside(folder):
                 folder.rmdir()
         for path in last:

@@ -21,6 +21,8 @@ from tuneserve.errors import UsageError
 from tuneserve.finetune.memory.schedule import plan_steps, shared_out
 from tuneserve.finetune.runtime.launch import Machines, as_torchrun, processes_wanted
 from tuneserve.finetune.runtime.shards import check_divisible
+from tuneserve.finetune.training.result import TrainResult
+from tuneserve.finetune.training.stage import train
 from tuneserve.run import RunDirectory
 from tuneserve.settings import Recipe, TrainSettings
 
@@ -38,7 +40,7 @@ except TuneserveError as error:
 OPTIONS = (
     "train", "--file", "colours.jsonl", "--compile", "false", "--max-seq-length", "64",
     "--r", "4", "--batch-size", "4", "--gradient-accumulation", "2", "--evaluations", "1",
-    "--near-duplicates", "1", "--precision", "fp32", "--no-preflight",
+    "--near-duplicates", "1", "--precision", "fp32", "--no-preflight", "--least-held-out", "17",
 )  # fmt: skip
 # Within an epoch: several processes fill up its last step.
 STEPS = ("--max-steps", "13", "--evaluations", "3", "--checkpoint-minutes", "1e-6")
@@ -117,6 +119,14 @@ def test_two_processes_train_as_one_does(folder: Path, alone: str) -> None:
     assert "Traceback" not in said
     assert said.count("next: tuneserve convert --run two") == 1
     assert_trained_alike(folder, "two", alone)
+    # Also where the examples do not share out evenly, each counts once in an evaluation.
+    one, two = (
+        RunDirectory(folder / "runs" / name).require_stage("train", TrainResult)
+        for name in (alone, "two")
+    )
+    assert one.examples["eval"] % 4 == 1
+    assert two.held_out["eval"].tokens == one.held_out["eval"].tokens
+    assert abs(two.losses.eval[0][1] - one.losses.eval[0][1]) < 1e-6
 
 
 @pytest.mark.slow
@@ -196,6 +206,26 @@ def test_the_line_is_torchruns() -> None:
 def test_machines_that_can_not_be(wrong: tuple[int, int, str]) -> None:
     with pytest.raises(UsageError):
         Machines(*wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["abc", "abc:", "abc:xyz", "abc:0", "abc:65536", ":29500", "http://abc:29500", "::1:29500"],
+)
+def test_a_place_to_meet_is_a_host_and_a_port(wrong: str) -> None:
+    with pytest.raises(UsageError, match=r"--rendezvous: .*\n.*HOST:PORT"):
+        Machines(2, 0, wrong)
+    assert Machines(2, 0, "[::1]:29500").meeting == "[::1]:29500"
+
+
+def test_a_base_to_divide_and_nobody_to_divide_it_with_is_told_first(tmp_path: Path) -> None:
+    """Before the examples are read, and a base is fetched or imported."""
+    recipe = Recipe.model_validate(
+        {"data": {"file": tmp_path / "none.jsonl"}, "train": {"shard": True}}
+    )
+    with pytest.raises(UsageError, match=r"train\.shard: one process has nobody.*\n.*--gpus all"):
+        train(recipe, RunDirectory(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
