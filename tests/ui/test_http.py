@@ -12,11 +12,13 @@ import httpx
 import pytest
 
 from tests.ui.ui_support import RunningUI
+from tuneserve.bench.result import BenchResult
 from tuneserve.options import BENCH_FIELDS, bounds
 from tuneserve.recipe import section_model
 from tuneserve.run import RunDirectory
 from tuneserve.ui.app import create_app
 from tuneserve.ui.forms import BEGIN, FORMS, described, start_values, write_recipe
+from tuneserve.ui.views import told_of_benchmark
 
 pytestmark = pytest.mark.slow
 
@@ -277,3 +279,12 @@ def test_a_recipe_or_data_that_is_no_file_of_its_size_is_refused(
         refused = ui.send("api/preview", {"settings": {"data": {"file": str(place)}}})
         assert refused.status_code == 409
         assert "no file but" in refused.text or "no such data file" in refused.text
+
+
+def test_a_caution_that_a_verdict_tells_is_not_told_again() -> None:
+    found = BenchResult.model_construct(
+        verdict="Better. Caution: 4 % were cut.",
+        forgetting="Nothing forgotten. Caution, General questions: 2 % were cut.",
+        cautions=("4 % were cut.", "General questions: 2 % were cut.", "The machine was busy."),
+    )
+    assert told_of_benchmark(found) == [found.verdict, found.forgetting, "The machine was busy."]

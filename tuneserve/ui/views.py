@@ -104,7 +104,7 @@ def run_view(run: RunDirectory, read: ReadProgress = read_progress) -> dict[str,
         ]
         if converted
         else [],
-        "bench": _bench(benched) if benched else _earlier(detail.summary),
+        "bench": told_of_benchmark(benched) if benched else _earlier(detail.summary),
         "report": bool(benched or detail.summary.earlier_report)
         and (run.bench / "report.html").is_file(),
         **training,
@@ -115,10 +115,11 @@ def run_view(run: RunDirectory, read: ReadProgress = read_progress) -> dict[str,
 _OF_TRAINING = {"steps", "tokens_per_second", "eval_loss_before", "eval_loss", "train_seconds"}
 
 
-def _bench(found: BenchResult) -> list[str]:
+def told_of_benchmark(found: BenchResult) -> list[str]:
     """Its verdicts, and the cautions that they don't tell already."""
     verdicts = [found.verdict, found.forgetting]
-    return [*verdicts, *(one for one in found.cautions if one not in found.verdict)]
+    told = "\n".join(filter(None, verdicts))
+    return [*verdicts, *(one for one in found.cautions if one not in told)]
 
 
 def _earlier(found: RunSummary) -> list[str]:
