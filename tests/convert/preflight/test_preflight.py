@@ -18,6 +18,7 @@ from tuneserve.chat.examples import Example
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.convert.preflight.apart import EXAMPLES, check_apart, require_convertible
+from tuneserve.convert.preflight.before_training import BeforeTraining
 from tuneserve.convert.preflight.check import check_conversion
 from tuneserve.convert.preflight.rounded import check_rounded
 from tuneserve.convert.route import require_own_architecture
@@ -405,8 +406,12 @@ def test_a_training_is_stopped_in_another_process(
     assert caught.value.where == "./bloom"
     assert "'BloomForCausalLM' is not supported" in caught.value.problems[0]
     assert "--no-preflight" in caught.value.hint
+    with pytest.raises(UsageError) as at_once:
+        BeforeTraining(tmp_path).configuration(Recipe(), resolved)
+    assert at_once.value.render() == caught.value.render()
     off = Recipe.model_validate({"convert": {"preflight": False}})
     require_convertible(off, resolved, [], place=tmp_path)
+    BeforeTraining(tmp_path).configuration(off, resolved)
     require_convertible(Recipe(), ResolvedBase(small_base, "s", "s"), [], place=tmp_path)
     said = capsys.readouterr().err
     assert said.index("checking that this base can be converted") < said.index(

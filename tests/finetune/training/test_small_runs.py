@@ -37,11 +37,9 @@ SPLIT = (
     "--file", "colours.jsonl", "--test-fraction", "0.2", "--eval-fraction", "0.2",
     "--least-held-out", "0",
 )  # fmt: skip
+SHORT = (*SPLIT, "--batch-size", "2", "--max-steps", "2", "--evaluations", "1")
 # Another scheduler ends at a rate at which a step too many would change nothing.
-SHORT = (
-    *SPLIT, "--batch-size", "2", "--max-steps", "2", "--evaluations", "1",
-    "--scheduler", "constant",
-)  # fmt: skip
+CONSTANT = (*SHORT, "--scheduler", "constant")
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +76,8 @@ def train(workspace: Path) -> Train:
 
 @pytest.fixture(scope="module")
 def short(workspace: Path, train: Train) -> tuple[Path, str]:
-    """A finished training with SHORT, to be copied, and what it said."""
-    done = train("short", *SHORT, "--preflight")
+    """A finished training with CONSTANT, to be copied, and what it said."""
+    done = train("short", *CONSTANT, "--preflight")
     assert done.returncode == 0, done.stderr
     return workspace / "runs" / "short", done.stderr
 
@@ -222,7 +220,7 @@ def test_a_replaced_training_stays_until_the_new_one_is_there(
     assert "Run the same command again to go on from there (without --force" in log
     assert state_of(run) == before
     # The finished training is still done, and the unfinished one goes on where it was.
-    assert "done already" in train("again", *SHORT, "--skip-done").stderr
+    assert "done already" in train("again", *CONSTANT, "--skip-done").stderr
     done = train("again", *other, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["steps"]["resumed_from"] > 0
@@ -244,7 +242,7 @@ def test_a_training_killed_after_its_last_step_makes_none_more(
     recorded = sha256_file(run / "data" / "recorded_losses.json")
     held_out = record["stages"]["train"]["result"]["held_out"]
     (run / "run.json").write_text(json.dumps({**record, "stages": {}}))
-    done = train("killed", *SHORT, "--json")
+    done = train("killed", *CONSTANT, "--json")
     assert done.returncode == 0, done.stderr
     assert "step 3" not in done.stderr
     assert json.loads(done.stdout)["steps"] == {
