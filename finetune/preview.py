@@ -152,7 +152,7 @@ def preview_prepared(recipe: Recipe, prepared: Prepared, *, examples: int) -> Pr
     base = resolve_base(recipe.model.base)
     recipe = within_window(recipe, check_config(base.path / "config.json"))
     tokenizer = load_tokenizer(base.path, recipe.model)
-    encoder = Encoder.of(recipe, tokenizer, prepared)
+    encoder = Encoder.of(recipe, tokenizer, prepared.split.train)
     encoded, problems = encode_parts(encoder, prepared, skip_bad=recipe.data.skip_bad)
     counts = {name: token_counts(part) for name, part in encoded.items()}
     epoch = ""

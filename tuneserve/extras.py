@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,6 +50,13 @@ def _requirements(extra: str) -> list[str]:
         return list(project["optional-dependencies"].get(extra, []))
     marker = re.compile(rf"extra == [\"']{re.escape(extra)}[\"']")
     return [needed.partition(";")[0] for needed in requirements if marker.search(needed)]
+
+
+def leave_out(*modules: str) -> None:
+    """Let other libraries find these modules missing: they import what is there, which takes
+    seconds, for work that this process does not do. To be called before any of them is imported."""
+    for name in modules:
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]
 
 
 def installed_version(package: str) -> str | None:

@@ -12,6 +12,7 @@ from tuneserve.bench.measure.perplexity import MeanError
 from tuneserve.bench.measure.speed import Rate
 from tuneserve.bench.stats.bootstrap import Estimate
 from tuneserve.bench.stats.gaps import SMALLEST_GROUP, GapComparison
+from tuneserve.bench.stats.intervals import student_quantile
 from tuneserve.bench.stats.significance import fewest_clusters
 from tuneserve.bench.stats.unseen import UNSEEN_LOSS, unseen_share, with_unseen
 from tuneserve.console import percent
@@ -71,9 +72,7 @@ def memory(held: Held | None) -> str:
 
 
 def _half_interval(measured: Rate | Held) -> float:
-    from scipy import stats
-
-    quantile = float(stats.t.ppf(0.975, measured.repetitions - 1))
+    quantile = student_quantile(0.95, measured.repetitions - 1)
     return quantile * measured.deviation / math.sqrt(measured.repetitions)
 
 

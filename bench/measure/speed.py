@@ -17,8 +17,7 @@ from dataclasses import dataclass, field
 from itertools import chain, islice
 from statistics import fmean, stdev
 
-from scipy.stats import t as student
-
+from tuneserve.bench.stats.intervals import student_quantile
 from tuneserve.chat.prompt import EncodedExample
 from tuneserve.llama import LlamaContext, TokenBatch
 
@@ -43,7 +42,7 @@ class Rate:
 
     def interval(self, confidence: float) -> tuple[float, float]:
         """Student's interval of the mean: repetitions are few, and about normal."""
-        half = float(student.ppf((1 + confidence) / 2, self.repetitions - 1))
+        half = student_quantile(confidence, self.repetitions - 1)
         half *= self.deviation / math.sqrt(self.repetitions)
         return max(0.0, self.mean - half), self.mean + half
 

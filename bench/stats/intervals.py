@@ -83,7 +83,7 @@ def effective_size(values: FloatArray, bootstrap: Bootstrap) -> FloatArray:
         return np.full(values.shape[:-1], float(count))
     independent = values.var(-1) / n
     spread = spread_of(bootstrap.by_cluster(values), bootstrap.sizes)
-    tails = _student_quantile(bootstrap.confidence, n - 1) / spread.half_width(bootstrap.confidence)
+    tails = student_quantile(bootstrap.confidence, n - 1) / spread.half_width(bootstrap.confidence)
     with np.errstate(divide="ignore", invalid="ignore"):
         size = np.clip(n * independent / spread.variance * tails**2, 1.0, n)
     found: FloatArray = np.where(independent == 0, count, np.where(spread.variance == 0, n, size))
@@ -217,7 +217,9 @@ def _estimate(value: float, ends: Ends) -> Estimate:
     return Estimate(value, min(low, value), max(high, value))
 
 
-def _student_quantile(confidence: float, freedom: int) -> float:
+def student_quantile(confidence: float, freedom: int) -> float:
+    """How many standard errors Student's interval reaches to either side."""
+    # It takes half a second, and most commands read reports without one.
     from scipy import stats
 
     return float(stats.t.ppf((1 + confidence) / 2, freedom))

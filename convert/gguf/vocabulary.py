@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,11 @@ class Vocabulary:
 
     def metadata(self) -> dict[str, Value]:
         """`tokenizer.*` keys in llama.cpp's order, as key → (GGUF value type, value)."""
+        return dict(self._metadata)
+
+    @cached_property
+    def _metadata(self) -> dict[str, Value]:
+        """Made once for all files of a conversion: the merges are read anew for it."""
         from gguf import GGUFWriter
 
         writer = GGUFWriter(None, "")

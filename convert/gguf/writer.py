@@ -177,9 +177,11 @@ def _open(
     sources: Mapping[str, RowSource],
     choices: Sequence[Choice],
 ) -> Any:
-    from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
+    from gguf import GGMLQuantizationType, GGUFValueType
 
-    writer = GGUFWriter(path, "", use_temp_file=False)
+    from tuneserve.convert.gguf.array_writer import ArrayWriter
+
+    writer = ArrayWriter(path, "", use_temp_file=False)
     for key in list(writer.kv_data[0]):
         del writer.kv_data[0][key]  # the architecture comes with the metadata, in its place
     for key, (kind, value) in metadata.items():

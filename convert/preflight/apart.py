@@ -7,18 +7,22 @@ its process over a vocabulary that it can't take.
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 from tuneserve.base import ResolvedBase, hub_config, is_hub_id
 from tuneserve.chat.examples import Example
 from tuneserve.child import own_module, run_child
 from tuneserve.console import human_seconds, say, waiting
+from tuneserve.convert.preflight.untrainable import UntrainableError
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.extras import missing_packages
 from tuneserve.findings import Finding
+from tuneserve.finetune.data.reading import raise_problems
 from tuneserve.settings import Recipe
 
 EXAMPLES = 200
@@ -38,6 +42,18 @@ def check_apart(
 ) -> list[Finding]:
     """`check_conversion` with EXAMPLES of the examples, from the first to the last, in another
     process."""
+    return _asked(recipe, base, _sample(examples), place=place, quantizes=quantizes, trains=False)
+
+
+def _asked(
+    recipe: Recipe,
+    base: ResolvedBase,
+    sample: Sequence[Example],
+    *,
+    place: Path,
+    quantizes: bool,
+    trains: bool,
+) -> list[Finding]:
     if missing := missing_packages("convert"):
         return [
             Finding(
@@ -54,19 +70,23 @@ def check_apart(
         # What nobody set stays so: max_seq_length follows the base then.
         "recipe": recipe.model_dump(mode="json", exclude_unset=True),
         "base": {"path": str(base.path), "name": base.name, "spec": base.spec},
-        "examples": [example.to_row() for example in _sample(examples)],
+        "examples": [[example.to_row(), example.where] for example in sample],
         "place": str(place),
         "quantizes": quantizes,
+        "trains": trains,
     }
     try:
         with waiting("checking that this base can be converted"):
-            answer = run_child(
+            told = run_child(
                 own_module("tuneserve.convert.preflight"), what="its check",
                 stdin=json.dumps(request), env=_ENVIRONMENT,
             )  # fmt: skip
     except TuneserveError as error:
         return [Finding("conversion", "refused", error.render().replace("\n", " "))]
-    return [Finding(**one) for one in json.loads(answer)]
+    answer = json.loads(told)
+    if "untrainable" in answer:
+        raise UntrainableError("examples can't be trained on", problems=answer["untrainable"])
+    return [Finding(**one) for one in answer["findings"]]
 
 
 def _sample(examples: Sequence[Example]) -> Sequence[Example]:
@@ -81,15 +101,19 @@ def require_convertible(
     place: Path,
     quantizes: bool = True,
 ) -> None:
-    """Tell what stands in the way of a conversion. Raises UsageError if something would fail it.
+    """Tell what stands in the way of a conversion. Raises UsageError if something would fail it,
+    and for those of EXAMPLES of the examples that a training would refuse.
 
     `recipe.convert.preflight` off: nothing is checked; not `quantizes`: a small base is not
     quantized as a whole.
     """
     if not recipe.convert.preflight:
         return
-    started = time.monotonic()
-    findings = check_apart(recipe, base, examples, place=place, quantizes=quantizes)
+    started, sample = time.monotonic(), _sample(examples)
+    try:
+        findings = _asked(recipe, base, sample, place=place, quantizes=quantizes, trains=True)
+    except UntrainableError as error:
+        _raise_untrainable(error.problems, recipe, base, looked_at=len(sample), of=len(examples))
     for finding in findings:
         if finding.status == "note":
             say(f"note: {finding.name}: {finding.found}. {finding.advice}".rstrip())
@@ -97,6 +121,21 @@ def require_convertible(
     passed = sum(finding.status == "ok" for finding in findings)
     seconds = human_seconds(time.monotonic() - started)
     say(f"the conversion can be done: {passed} of {len(findings)} checks without a note, {seconds}")
+
+
+def _raise_untrainable(
+    problems: Sequence[str], recipe: Recipe, base: ResolvedBase, *, looked_at: int, of: int
+) -> NoReturn:
+    try:
+        raise_problems(problems, looked_at, where=str(recipe.data.file), what="trained on")
+    except UsageError as error:
+        if looked_at < of:
+            error.hint += (
+                f" Of {of:,} examples {looked_at:,} were looked at; all that is wrong: tuneserve "
+                f"data check --base {shlex.quote(base.spec)}, with this recipe."
+            )
+        raise
+    raise AssertionError("an answer without problems")
 
 
 def refuse(findings: Sequence[Finding], where: str) -> None:

@@ -29,6 +29,7 @@ from tuneserve.convert.preflight.configuration import Value, check_configuration
 from tuneserve.convert.preflight.numbers import check_numbers
 from tuneserve.convert.preflight.rounded import check_rounded
 from tuneserve.convert.preflight.shapes import check_shapes
+from tuneserve.convert.preflight.untrainable import check_trainable
 from tuneserve.convert.preflight.vocabulary import (
     check_vocabulary,
     save_tokenizer,
@@ -55,11 +56,13 @@ def check_conversion(
     *,
     place: Path,
     quantizes: bool = True,
+    trains: bool = False,
 ) -> list[Finding]:
     """What converting a training of this recipe on this base would meet.
 
     `examples`: a sample of the data; `place`: where the run will be; `quantizes`: a small base is
-    quantized as a whole. A finding that is 'refused' would fail the conversion.
+    quantized as a whole; `trains`: a training follows. A finding that is 'refused' would fail the
+    conversion. Raises UntrainableError for examples that the training that follows would refuse.
     """
     found: list[Finding] = []
     settings = recipe.convert
@@ -87,9 +90,11 @@ def check_conversion(
         def step(what: str, work: Callable[[], Value]) -> Value | None:
             return tried(found, what, work, where, folder)
 
-        saved = step("tokenizer", lambda: save_tokenizer(base.path, recipe.model, tokenizer))
-        if saved is None:
+        loaded = step("tokenizer", lambda: save_tokenizer(base.path, recipe.model, tokenizer))
+        if loaded is None:
             return found
+        if trains:
+            check_trainable(within_window(recipe, checkpoint.config, told=False), loaded, examples)
         if by_converter:
             written = step(
                 "converter", lambda: _converted_vocabulary(settings, checkpoint, tokenizer, gguf)

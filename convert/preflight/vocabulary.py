@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from tuneserve.base.fast_tokenizer import save_fast_tokenizer
 from tuneserve.chat.examples import Example
@@ -24,10 +25,12 @@ _NO_TOKENIZER = (
 )
 
 
-def save_tokenizer(base: Path, settings: ModelSettings, folder: Path) -> Path:
-    """Write tokenizer and template into `folder` as training saves them with the adapter."""
-    save_fast_tokenizer(load_tokenizer(base, settings), folder)
-    return folder
+def save_tokenizer(base: Path, settings: ModelSettings, folder: Path) -> Any:
+    """Write tokenizer and template into `folder` as training saves them with the adapter; returns
+    the tokenizer."""
+    tokenizer = load_tokenizer(base, settings)
+    save_fast_tokenizer(tokenizer, folder)
+    return tokenizer
 
 
 def write_vocabulary(model: GGUFModel, path: Path) -> Path:

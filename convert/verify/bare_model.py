@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,8 @@ def parameter_wrappers(module: nn.Module) -> list[Any]:
 
 def without_adapter(module: nn.Module) -> nn.Module | None:
     """The layer that PEFT has wrapped; None if `module` is no layer of PEFT."""
+    if "peft" not in sys.modules:  # whose import takes seconds: no model here has an adapter
+        return None
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
 

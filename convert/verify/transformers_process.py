@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 from tuneserve.chat.render_process import main
+from tuneserve.extras import leave_out
 
-# Rendering needs no torch, whose import takes seconds, and NumPy no threads.
-sys.modules["torch"] = None  # type: ignore[assignment]
+# Rendering needs no torch, and NumPy no threads.
+leave_out("torch")
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 from transformers.utils.chat_template_utils import render_jinja_template  # noqa: E402

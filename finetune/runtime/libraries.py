@@ -31,6 +31,10 @@ FIRST_ON_CPU = (2026, 10, 8)
 
 _PINNED = Path(__file__).with_name("unsloth.txt")
 
+_NVIDIA = Path("/dev/nvidiactl")
+_DRIVERS = (_NVIDIA, Path("/dev/nvmap"), Path("/dev/dxg"), Path("/dev/kfd"))
+"""What drivers make: NVIDIA's on a PC and on a Jetson, that of WSL, AMD's."""
+
 _CHATTY_LOGGERS = (
     "transformers", "datasets", "trl", "peft", "accelerate", "unsloth", "bitsandbytes",
 )  # fmt: skip
@@ -108,10 +112,18 @@ def check_hardware(runtime: Runtime, settings: TrainSettings) -> None:
     check_device(runtime.device, settings)
 
 
+def may_have_gpu() -> bool:
+    """Is there the driver of a GPU that training could run on? Without one torch finds none, and
+    need not be imported to know."""
+    return any(driver.exists() for driver in _DRIVERS)
+
+
 def has_gpu() -> bool:
     """Is there a GPU that training could run on? Without torch: one whose driver is there."""
     if importlib.util.find_spec("torch") is None:
-        return Path("/dev/nvidiactl").exists()
+        return _NVIDIA.exists()
+    if not may_have_gpu():
+        return False
     import torch
 
     return torch.cuda.is_available()

@@ -31,7 +31,8 @@ def encode_examples(
     """
     if base.tokenizer is None or missing_packages("train"):
         return _estimated(recipe, prepared)
-    encoder = Encoder.of(recipe, load_tokenizer(base.tokenizer, recipe.model), prepared)
+    tokenizer = load_tokenizer(base.tokenizer, recipe.model)
+    encoder = Encoder.of(recipe, tokenizer, prepared.split.train)
     encoded, problems = encode_parts(encoder, prepared, skip_bad=recipe.data.skip_bad)
     if problems:
         raise UsageError(problems[0])

@@ -136,14 +136,14 @@ class Encoder:
         return self._fast.template()
 
     @classmethod
-    def of(cls, recipe: Recipe, tokenizer: Any, prepared: Prepared) -> Self:
-        """The encoder that a recipe and its data ask for.
+    def of(cls, recipe: Recipe, tokenizer: Any, trained: Sequence[Example]) -> Self:
+        """The encoder that a recipe and the examples to train on ask for.
 
         Where thoughts are trained, the tokenizer gets a template that sets `enable_thinking` unless
         the caller does: clients of the trained model do not know that they have to.
         """
         trains_thoughts = recipe.data.thoughts != "drop" and any(
-            example.thoughts for example in prepared.split.train
+            example.thoughts for example in trained
         )
         if trains_thoughts and tokenizer.chat_template:
             tokenizer.chat_template = thinking_by_default(tokenizer.chat_template)

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Protocol
 
 from tuneserve.base import ResolvedBase, resolve_base
 from tuneserve.base.fast_tokenizer import save_fast_tokenizer
@@ -26,7 +27,14 @@ from tuneserve.finetune.data.reading import raise_problems
 from tuneserve.finetune.memory.budget import as_before, plan_budget
 from tuneserve.finetune.memory.prefixes import plan_sharing
 from tuneserve.finetune.memory.schedule import plan_steps, shared_out
-from tuneserve.finetune.runtime.libraries import check_hardware, load_runtime, peak_memory, quiet
+from tuneserve.finetune.runtime.libraries import (
+    check_device,
+    check_hardware,
+    load_runtime,
+    may_have_gpu,
+    peak_memory,
+    quiet,
+)
 from tuneserve.finetune.runtime.model import (
     check_finite,
     load_tokenizer,
@@ -85,8 +93,16 @@ from tuneserve.model_files import check_config
 from tuneserve.run import RunDirectory
 from tuneserve.settings import Recipe
 
-Preflight = Callable[[Recipe, ResolvedBase, Sequence[Example]], None]
-"""Looks at what a training is about to begin with: recipe, base, examples."""
+
+class Preflight(Protocol):
+    """Looks at what a training is about to begin with, and ends it by the errors it raises."""
+
+    def configuration(self, recipe: Recipe, base: ResolvedBase) -> None:
+        """What the base's config.json tells, at once."""
+
+    def conversion(self, recipe: Recipe, base: ResolvedBase, examples: Sequence[Example]) -> None:
+        """What takes seconds to find out."""
+
 
 # Where the steps after the first were so many times as fast as all, both speeds are told.
 _CLEARLY_FASTER = 1.1
@@ -111,7 +127,7 @@ def train(
     checkpoint of an unfinished training with the same settings and data; with `force` it starts
     afresh. A finished training that is replaced stays as it is, with its split and its record,
     until the new adapter is written. `preflight` is called before the training libraries are
-    loaded, by the first process alone; an error that it raises ends the training.
+    loaded, by the first process alone.
     Raises OutputExistsError if the run has an adapter and `force` is not given, UsageError for
     bad data or settings, TrainingStoppedError after Ctrl-C.
     """
@@ -198,14 +214,19 @@ def _prepare(
     stored_weights: Callable[[Path], StoredWeights] | None,
 ) -> TrainingJob:
     recipe = rounding_recipe(recipe)
+    if not may_have_gpu():
+        check_device("cpu", recipe.train)
     prepared = prepare_examples(recipe.data)
     _tell_split(prepared)
     _check_limit_is_watched(recipe, prepared)
     base = resolve_base(recipe.model.base)
     recipe = within_window(recipe, check_config(base.path / "config.json"))
-    if preflight is not None and is_first_process():
-        preflight(recipe, base, prepared.split.examples())
+    looks = preflight if is_first_process() else None
+    if looks is not None:
+        looks.configuration(recipe, base)
     recipe = recipe.model_copy(update={"train": with_targets(base.path, recipe.train)})
+    if looks is not None:
+        looks.conversion(recipe, base, prepared.split.examples())
     share = shared_out(recipe.train, process_count())
     stored = None
     if recipe.train.quantization_aware:
@@ -219,7 +240,7 @@ def _prepare(
     if process_count() == 1 and (there := runtime.torch.cuda.device_count()) > 1:
         say(f"note: {there} GPUs are here, and one of them trains (--gpus all: every one)")
     tokenizer = load_tokenizer(base.path, recipe.model)
-    encoder = Encoder.of(recipe, tokenizer, prepared)
+    encoder = Encoder.of(recipe, tokenizer, prepared.split.train)
     examples = sum(map(len, prepared.parts().values()))
     encoded, problems = encode_parts(encoder, prepared, skip_bad=recipe.data.skip_bad)
     for line in prepared.notes.lines():

@@ -48,6 +48,19 @@ def test_no_heavy_import_behind_help() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_reports_are_read_without_scipy() -> None:
+    """It takes a second, and every command that lists what a run holds reads them."""
+    script = (
+        "import sys\n"
+        "import tuneserve.overview.run_files, tuneserve.bench.stage\n"
+        "print('scipy' in sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.strip() == "False"
+
+
 def test_wrong_command_suggests_the_nearest(tuneserve: Runner) -> None:
     done = tuneserve("tarin")
     assert done.returncode == 2

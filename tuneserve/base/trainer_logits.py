@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from tuneserve.arrays import Floats
+from tuneserve.extras import leave_out
 from tuneserve.files import read_json
 from tuneserve.safetensors import checkpoint_tensors
 
@@ -64,6 +65,7 @@ def _cut(config: Mapping[str, Any], layers: int, tokens: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    leave_out("torchvision")  # transformers checks every configuration with it
     job = read_json(Path(sys.argv[2]))
     found = logits(Path(sys.argv[1]), job["used"], job["layers"], job["sequences"])
     np.savez(sys.argv[3], *found)

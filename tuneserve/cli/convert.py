@@ -10,7 +10,7 @@ import click
 
 from tuneserve.cli.common import allow_code_option, later_stage_settings, select_run, stage_options
 from tuneserve.console import human_bytes, percent, print_json, say, table
-from tuneserve.extras import require_extra
+from tuneserve.extras import leave_out, require_extra
 from tuneserve.options import settings_options
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def command(
     tuneserve convert --run sentiment --adapter-only
     """
     require_extra("convert", "conversion")
+    leave_out("torchvision")  # transformers checks every configuration with it
     run = select_run(run_name, config).require()
     recipe = later_stage_settings(context, run, config, "convert", "tracking")
     if chosen := recipe.convert.model_dump(mode="json", exclude_defaults=True):

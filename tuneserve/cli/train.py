@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,7 +61,7 @@ def command(
     machines = Machines(nodes, node_rank, rendezvous)
     if processes := processes_wanted(recipe.train.gpus, machines):
         sys.exit(launch(context.find_root().obj, processes, machines))
-    from tuneserve.convert.preflight import require_convertible
+    from tuneserve.convert.preflight.before_training import BeforeTraining
     from tuneserve.finetune.training.stage import train
     from tuneserve.overview.run_files import removable_of
     from tuneserve.tracking import tracked
@@ -76,7 +75,7 @@ def command(
     with tracked(recipe, run, "train", anew=force) as tracking:
         result = train(
             recipe, run, force=force, skip_done=skip_done,
-            preflight=partial(require_convertible, place=run.root), stored_weights=stored_weights,
+            preflight=BeforeTraining(run.root), stored_weights=stored_weights,
             scalars=tracking.scalars if tracking.active else None,
         )  # fmt: skip
         if result is None:  # of several processes only the first has one

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from tuneserve.bench.tasks.scorers.marks import Found, Mark, Scorer
 from tuneserve.bench.tasks.scorers.number_scales import MOST_DIGITS
@@ -213,6 +212,8 @@ def _fit(given: Any, wanted: Any, unordered: bool, loose: bool) -> tuple[int, in
 
 def _fit_lists(given: Sequence[Any], wanted: Sequence[Any], loose: bool) -> tuple[int, int]:
     """Every element beside the one that it fits best, each once (the assignment problem)."""
+    from scipy.optimize import linear_sum_assignment
+
     fits = np.array([[_fit(one, other, True, loose) for other in wanted] for one in given])
     # Among assignments with as many equal leaves the one with the fewest leaves in all.
     worth = fits[..., 0] - fits[..., 1] / (1 + fits[..., 1].sum())

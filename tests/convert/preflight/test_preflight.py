@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from tuneserve.base.tokenizer import write_tokenizer
 from tuneserve.chat.examples import Example
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
-from tuneserve.convert.preflight.apart import check_apart, require_convertible
+from tuneserve.convert.preflight.apart import EXAMPLES, check_apart, require_convertible
+from tuneserve.convert.preflight.before_training import BeforeTraining
 from tuneserve.convert.preflight.check import check_conversion
 from tuneserve.convert.preflight.rounded import check_rounded
 from tuneserve.convert.route import require_own_architecture
@@ -404,13 +406,45 @@ def test_a_training_is_stopped_in_another_process(
     assert caught.value.where == "./bloom"
     assert "'BloomForCausalLM' is not supported" in caught.value.problems[0]
     assert "--no-preflight" in caught.value.hint
+    with pytest.raises(UsageError) as at_once:
+        BeforeTraining(tmp_path).configuration(Recipe(), resolved)
+    assert at_once.value.render() == caught.value.render()
     off = Recipe.model_validate({"convert": {"preflight": False}})
     require_convertible(off, resolved, [], place=tmp_path)
+    BeforeTraining(tmp_path).configuration(off, resolved)
     require_convertible(Recipe(), ResolvedBase(small_base, "s", "s"), [], place=tmp_path)
     said = capsys.readouterr().err
     assert said.index("checking that this base can be converted") < said.index(
         "the conversion can be done"
     )
+
+
+def test_examples_that_a_training_refuses_are_told_before_anything_slow(
+    small_base: Path, tmp_path: Path
+) -> None:
+    questions = ["a\x16b", *(f"{number}?" for number in range(1, 300))]
+    examples = [
+        replace(Example.of_turn(str(n), question, "Yes."), where=f"x.jsonl:{n}")
+        for n, question in enumerate(questions)
+    ]
+    base = ResolvedBase(small_base, "s", "./s")
+
+    def refused(**settings: Any) -> UsageError:
+        recipe = Recipe.model_validate(settings)
+        with pytest.raises(UsageError) as caught:
+            require_convertible(recipe, base, examples, place=tmp_path)
+        return caught.value
+
+    error = refused()
+    assert error.where == "x.jsonl:0"
+    assert "'\\x16' (U+0016) has no token" in error.message
+    assert f"Of 300 examples {EXAMPLES} were looked at" in error.hint
+    assert "tuneserve data check --base ./s" in error.hint
+    short = refused(model={"max_seq_length": 16})
+    assert f"{EXAMPLES} of {EXAMPLES} examples can't be trained on" in short.message
+    assert "x.jsonl:1: no token to train on" in short.problems[1]
+    left_out = Recipe.model_validate({"data": {"skip_bad": True}})
+    require_convertible(left_out, base, examples, place=tmp_path, quantizes=False)
 
 
 def test_an_unknown_architecture_is_told_the_nearest_ones_once() -> None:

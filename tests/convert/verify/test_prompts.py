@@ -87,7 +87,7 @@ class Stages:
     def train(self, *examples: Example) -> Encoder:
         """The trainer's encoder; tokenizer and GGUF are written as training and conversion do."""
         prepared = Prepared(Split(train=list(examples)), Counter(), 0)
-        encoder = Encoder.of(self.recipe, self.tokenizer, prepared)
+        encoder = Encoder.of(self.recipe, self.tokenizer, prepared.split.train)
         (self.adapter / "chat_template.jinja").unlink(missing_ok=True)
         self.tokenizer.save_pretrained(self.adapter)
         trained = Trained(self.base, self.adapter, self.adapter)

@@ -4,14 +4,16 @@ changes torch for all others, and there is no old GPU here."""
 from __future__ import annotations
 
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tuneserve.errors import TuneserveError, UsageError
-from tuneserve.finetune.runtime.libraries import Runtime, check_hardware, load_runtime
+from tuneserve.finetune.runtime import libraries
+from tuneserve.finetune.runtime.libraries import Runtime, check_hardware, has_gpu, load_runtime
 from tuneserve.settings import TrainSettings
 
 
@@ -69,6 +71,22 @@ def test_settings_that_it_can(
     monkeypatch: pytest.MonkeyPatch, device: str, bf16: bool, given: dict[str, str]
 ) -> None:
     checked(device, bf16=bf16, monkeypatch=monkeypatch, **given)
+
+
+def test_without_a_driver_torch_is_not_imported_to_ask_for_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its import takes seconds, and a setting that needs a GPU is refused before."""
+    torch: Any = ModuleType("torch")
+    torch.__spec__ = ModuleSpec("torch", None)
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.setattr(libraries, "_DRIVERS", (tmp_path / "driver",))
+    assert not has_gpu()
+    (tmp_path / "driver").touch()
+    torch.cuda = SimpleNamespace(is_available=lambda: False)
+    assert not has_gpu()
+    torch.cuda.is_available = lambda: True
+    assert has_gpu()
 
 
 @pytest.mark.parametrize("kind", ["ImportError", "NotImplementedError", "RuntimeError"])

@@ -27,15 +27,19 @@ pytestmark = pytest.mark.slow
 
 Train = Callable[..., subprocess.CompletedProcess[str]]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+# The check of a conversion takes longer than such a training; the run that others begin with has
+# it, and it has tests of its own.
 COMMAND = (
     *(sys.executable, "-m", "tuneserve", "train", "--compile", "false", "--max-seq-length", "64"),
-    *("--r", "4"),
+    *("--r", "4", "--no-preflight"),
 )
 SPLIT = (
     "--file", "colours.jsonl", "--test-fraction", "0.2", "--eval-fraction", "0.2",
     "--least-held-out", "0",
 )  # fmt: skip
 SHORT = (*SPLIT, "--batch-size", "2", "--max-steps", "2", "--evaluations", "1")
+# Another scheduler ends at a rate at which a step too many would change nothing.
+CONSTANT = (*SHORT, "--scheduler", "constant")
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +72,14 @@ def train(workspace: Path) -> Train:
         return done
 
     return call
+
+
+@pytest.fixture(scope="module")
+def short(workspace: Path, train: Train) -> tuple[Path, str]:
+    """A finished training with CONSTANT, to be copied, and what it said."""
+    done = train("short", *CONSTANT, "--preflight")
+    assert done.returncode == 0, done.stderr
+    return workspace / "runs" / "short", done.stderr
 
 
 def test_the_only_step_of_a_handful_of_rows_learns(workspace: Path, train: Train) -> None:
@@ -114,7 +126,7 @@ def base_whose_end_has(
 
 @pytest.mark.parametrize("usual", [-20.0, 20.0])
 def test_an_end_token_that_the_base_has_never_seen_is_told_before_training(
-    workspace: Path, train: Train, usual: float
+    workspace: Path, train: Train, short: tuple[Path, str], usual: float
 ) -> None:
     """One that it gives elsewhere it has seen: only these answers are none of its own."""
     name = "unseen" if usual < 0 else "unused"
@@ -128,7 +140,7 @@ def test_an_end_token_that_the_base_has_never_seen_is_told_before_training(
         before, _, after = done.stderr.partition("WARNING: the base finds")
         assert "step 0: eval loss" in after
         assert "step 0: eval loss" not in before
-        assert told not in " ".join(train("seen", *SHORT).stderr.split())
+        assert told not in " ".join(short[1].split())
 
 
 def test_shared_beginnings_change_no_loss(train: Train) -> None:
@@ -157,7 +169,7 @@ def test_a_loss_that_is_no_number_ends_the_training(
 ) -> None:
     name = f"broken{evaluations}"
     # The check before a training refuses such weights, but sums can overflow in any training.
-    options = (*SHORT, "--evaluations", evaluations, "--no-preflight")
+    options = (*SHORT, "--evaluations", evaluations)
     failed = train(name, *options, base="broken")
     assert failed.returncode == 1
     assert told in failed.stderr
@@ -175,13 +187,13 @@ def state_of(run: Path) -> dict[str, str]:
 
 
 def test_a_replaced_training_stays_until_the_new_one_is_there(
-    workspace: Path, train: Train
+    workspace: Path, train: Train, short: tuple[Path, str]
 ) -> None:
     run = workspace / "runs" / "again"
-    assert train("again", *SHORT).returncode == 0
+    shutil.copytree(short[0], run)
     before = state_of(run)
 
-    failed = train("again", *SHORT, "--force", "--no-preflight", base="broken")
+    failed = train("again", *SHORT, "--force", base="broken")
     assert failed.returncode == 1
     assert state_of(run) == before
 
@@ -208,7 +220,7 @@ def test_a_replaced_training_stays_until_the_new_one_is_there(
     assert "Run the same command again to go on from there (without --force" in log
     assert state_of(run) == before
     # The finished training is still done, and the unfinished one goes on where it was.
-    assert "done already" in train("again", *SHORT, "--skip-done").stderr
+    assert "done already" in train("again", *CONSTANT, "--skip-done").stderr
     done = train("again", *other, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["steps"]["resumed_from"] > 0
@@ -221,17 +233,16 @@ def test_a_replaced_training_stays_until_the_new_one_is_there(
 
 
 def test_a_training_killed_after_its_last_step_makes_none_more(
-    workspace: Path, train: Train
+    workspace: Path, train: Train, short: tuple[Path, str]
 ) -> None:
-    options = (*SHORT, "--scheduler", "constant")
-    assert train("killed", *options).returncode == 0
     run = workspace / "runs" / "killed"
+    shutil.copytree(short[0], run)
     adapter = sha256_file(run / "adapter" / "adapter_model.safetensors")
     record = json.loads((run / "run.json").read_text())
     recorded = sha256_file(run / "data" / "recorded_losses.json")
     held_out = record["stages"]["train"]["result"]["held_out"]
     (run / "run.json").write_text(json.dumps({**record, "stages": {}}))
-    done = train("killed", *options, "--json")
+    done = train("killed", *CONSTANT, "--json")
     assert done.returncode == 0, done.stderr
     assert "step 3" not in done.stderr
     assert json.loads(done.stdout)["steps"] == {

@@ -135,7 +135,8 @@ def test_stopped_and_killed_a_training_goes_on_to_the_same_losses(
     workspace: Path, train: Train, finished: dict[str, Any]
 ) -> None:
     checkpoints = workspace / "runs" / "cut" / "checkpoints"
-    every_step = ("--checkpoint-minutes", "1e-6")
+    # The check of a conversion is that of the training that was left alone.
+    every_step = ("--checkpoint-minutes", "1e-6", "--no-preflight")
 
     def start_and_signal(number: int, after: str) -> tuple[int, str]:
         process = subprocess.Popen(
@@ -215,8 +216,17 @@ def test_stopped_before_its_first_step_a_training_does_not_evaluate_to_the_end(
 def test_bad_input_is_one_clear_error(
     workspace: Path, train: Train, options: tuple[str, ...], message: str
 ) -> None:
+    """Before the libraries are imported, which takes longer than all of it."""
     failed = train("bad", *options)
     assert failed.returncode == 2
     assert message in failed.stderr
     assert "Traceback" not in failed.stderr
+    assert "loading Unsloth" not in failed.stderr
     assert not (workspace / "runs" / "bad" / "adapter").exists()
+
+
+def test_without_the_check_before_it_a_training_refuses_examples_itself(train: Train) -> None:
+    failed = train("bad", "--no-preflight", "--max-seq-length", "16")
+    assert failed.returncode == 2
+    assert "no token to train on" in failed.stderr
+    assert "Traceback" not in failed.stderr
