@@ -6,13 +6,13 @@ import json
 import os
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 
 from tests.ui.ui_support import RunningUI
-from tuneserve.bench.result import BenchResult
 from tuneserve.options import BENCH_FIELDS, bounds
 from tuneserve.recipe import section_model
 from tuneserve.run import RunDirectory
@@ -282,7 +282,7 @@ def test_a_recipe_or_data_that_is_no_file_of_its_size_is_refused(
 
 
 def test_a_caution_that_a_verdict_tells_is_not_told_again() -> None:
-    found = BenchResult.model_construct(
+    found: Any = SimpleNamespace(
         verdict="Better. Caution: 4 % were cut.",
         forgetting="Nothing forgotten. Caution, General questions: 2 % were cut.",
         cautions=("4 % were cut.", "General questions: 2 % were cut.", "The machine was busy."),
