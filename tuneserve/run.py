@@ -35,7 +35,7 @@ from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.extras import installed_version
 from tuneserve.files import clear_leftovers, set_aside, write_json
 from tuneserve.foreign import check_own_folders, check_plain, leads_nowhere
-from tuneserve.locks import HeldError, check_lockable, hold
+from tuneserve.locks import HeldError, check_lockable, hold, holder
 from tuneserve.records import Record, parse, read_versioned
 from tuneserve.settings import AUTO_ONLY, Recipe
 
@@ -301,6 +301,18 @@ class RunDirectory:
                 "start in one that you may write.",
             )
 
+    def check_idle(self) -> None:
+        """Raise TuneserveError if another process is working on the run at this moment."""
+        if (by := holder(self.lock)) is not None:
+            raise self._at_work(by)
+
+    def _at_work(self, by: str) -> TuneserveError:
+        return TuneserveError(
+            f"another tuneserve is working on this run: {by}",
+            where=str(self.root),
+            hint="Wait until it is done, end it, or name another run with --run.",
+        )
+
     @contextmanager
     def alone(self, *, damaged: bool = False) -> Iterator[None]:
         """Lock the run while the block runs. Raises TuneserveError if another process has the lock
@@ -318,11 +330,7 @@ class RunDirectory:
         try:
             lock = hold(self.lock, wait=False)
         except HeldError as error:
-            raise TuneserveError(
-                f"another tuneserve is working on this run: {error.holder}",
-                where=str(self.root),
-                hint="Wait until it is done, end it, or name another run with --run.",
-            ) from None
+            raise self._at_work(error.holder) from None
         try:
             self.tidy()
             yield

@@ -121,6 +121,8 @@ def measured_loss(
     total = torch.zeros(2, dtype=torch.float64, device=trainer.args.device)
     sums = []
     batches, counted = own_batches(trainer, dataset)
+    if on_batch is not None:
+        on_batch(0, len(batches))
     for number, batch in enumerate(batches, start=1):
         inputs = trainer._prepare_inputs(batch)
         # The first token is predicted from nothing, so its label counts in no loss.

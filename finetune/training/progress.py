@@ -25,7 +25,7 @@ from tuneserve.records import Record
 from tuneserve.visible import visible
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, RenderableType
     from rich.live import Live
 
 # The rate is that of the last steps; evaluations and saves do not count.
@@ -220,11 +220,14 @@ def progress_display(
         return
     from rich.live import Live
 
-    # No refresh by a timer: the display is drawn after each step.
-    with Live(console=stderr_console(), auto_refresh=False, redirect_stdout=False) as live:
-        display = _Panel(progress, live, title)
-        display.show()
-        yield display
+    panel = _Panel(progress, title, stderr_console())
+    # Drawn after each step, and each second in between: the clock goes on while nothing is done.
+    with Live(
+        console=panel.console, get_renderable=panel.render, refresh_per_second=1,
+        redirect_stdout=False,
+    ) as live:  # fmt: skip
+        panel.live = live
+        yield panel
 
 
 @dataclass
@@ -257,16 +260,18 @@ class _Panel(ProgressDisplay):
     """Figures keep their places: no column gets narrower and no line goes. What is evaluated stands
     in the lower border, so that it takes no line of its own."""
 
-    live: Live
     title: str
+    console: Console
+    live: Live | None = None
     _widest: dict[str, int] = field(default_factory=dict)
     """Of each figure's value so far, in characters."""
     _columns: int = _MOST_COLUMNS
 
     def show(self) -> None:
-        self.live.update(self._render(), refresh=True)
+        if self.live is not None:
+            self.live.refresh()
 
-    def _render(self) -> RenderableType:
+    def render(self) -> RenderableType:
         from rich import box
         from rich.console import Group
         from rich.panel import Panel
@@ -274,7 +279,7 @@ class _Panel(ProgressDisplay):
         from rich.table import Table
         from rich.text import Text
 
-        width = min(self.live.console.width, _WIDTH)
+        width = min(self.console.width, _WIDTH)
         figures = self._in_their_places()
         all_steps = f"{self.progress.steps:,}"
         known = {"step": len(f"{all_steps} of {all_steps}"), **_LEAST_WIDTHS}

@@ -140,6 +140,8 @@ def train(
         return done
     check_divisible(recipe)
     run.check_writable()
+    if is_first_process():  # the others work on it beside that one
+        run.check_idle()
     if force:
         check_replaceable_run(run)
     if run.adapter.exists() and not force and not was_cut_off(run):

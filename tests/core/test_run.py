@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -136,7 +137,10 @@ with RunDirectory(Path({str(run.root)!r})).alone():
     pass
 """
     command = [sys.executable, "-c", code]
+    run.check_idle()
     with run.alone():
+        with pytest.raises(TuneserveError, match=f"working on this run: .*{os.getpid()}"):
+            run.check_idle()
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert "another tuneserve is working on this run" in done.stderr
     assert subprocess.run(command, check=False).returncode == 0

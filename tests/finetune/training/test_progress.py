@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import io
+import os
+import pty
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from rich.console import Console
-from rich.live import Live
 
+from tests.support import ROOT
 from tuneserve.finetune.training.curves import loss_curves, write_curves_page
 from tuneserve.finetune.training.progress import Progress, _Panel, progress_display
 
@@ -142,9 +146,27 @@ def panel(width: int, *, evaluating: str = "") -> str:
     progress.memory, progress.evaluating = 3 << 30, evaluating
     written = io.StringIO()
     console = Console(file=written, width=width, force_terminal=True, color_system=None)
-    live = Live(console=console, auto_refresh=False)
-    console.print(_Panel(progress, live, "x")._render())
+    console.print(_Panel(progress, "x", console).render())
     return written.getvalue()
+
+
+def test_the_clock_goes_on_while_nothing_is_done() -> None:
+    """The first evaluation may take minutes, and a step too."""
+    code = (
+        "import time\n"
+        "from tuneserve.finetune.training.progress import progress_display\n"
+        "with progress_display(9, 'x') as display:\n"
+        "    display.progress.evaluates('eval: 0 of 2')\n"
+        "    time.sleep(2.5)\n"
+    )
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80", "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", code], stderr=theirs, env=environment, check=True)
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", os.read(ours, 1 << 16).decode())
+    os.close(ours)
+    os.close(theirs)
+    assert "evaluating eval: 0 of 2" in shown
+    assert {"1", "2"} <= {*re.findall(r"elapsed +(\d)\.\d s", shown)}
 
 
 @pytest.mark.parametrize("width", [50, 80, 100, 140])
