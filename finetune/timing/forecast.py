@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from dataclasses import replace
 
 from tuneserve.base import BaseConfig
 from tuneserve.base.window import within_window
-from tuneserve.console import waiting
+from tuneserve.console import say, waiting
+from tuneserve.cores import allowed_cores
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.extras import missing_packages
 from tuneserve.findings import Finding
@@ -30,6 +32,8 @@ from tuneserve.records import Record
 from tuneserve.settings import Recipe
 
 LONGEST = "longest"
+# Waiting or running processes for each core, from which on a machine is timed beside others.
+_BUSY = 0.5
 
 
 class Forecast(Record):
@@ -161,6 +165,11 @@ def _time(
         return by_run(run.tokens_per_second, work, run.run), None
     if not calibrate:
         raise NoForecastError("this machine was not timed (--no-calibrate)")
+    if (load := os.getloadavg()[0]) > _BUSY * (cores := len(allowed_cores())):
+        say(
+            f"note: other processes are at work here (load {load:.1f} on {cores} cores): the time "
+            "will be that beside them"
+        )
     with waiting("loading Unsloth, to time this machine"):
         runtime = load_runtime(recipe.train.precision)
     sharing = None

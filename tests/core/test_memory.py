@@ -14,8 +14,8 @@ import pytest
 
 from tests.support import ROOT
 from tuneserve.cli import diagnose as doctor
+from tuneserve.cores import allowed_cores
 from tuneserve.errors import TuneserveError
-from tuneserve.llama import allowed_cores
 from tuneserve.memory import GIB, MainMemory, main_memory
 
 V1, V2 = "sys/fs/cgroup/memory", "sys/fs/cgroup"

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 from tuneserve.console import human_bytes
+from tuneserve.cores import allowed_cores
 from tuneserve.extras import installed_version, missing_packages
 from tuneserve.findings import Diagnosis, Finding
 from tuneserve.finetune.runtime.libraries import FIRST_ON_CPU, unsloth_command
-from tuneserve.llama import allowed_cores
 from tuneserve.memory import ON_LINUX, main_memory
 
 _AMD_GPU = Path("/dev/kfd")

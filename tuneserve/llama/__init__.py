@@ -10,7 +10,6 @@ from __future__ import annotations
 from tuneserve.gguf.reader import check_is_gguf
 from tuneserve.llama.context import LlamaContext, TokenBatch, served_context
 from tuneserve.llama.library import (
-    allowed_cores,
     backend,
     built_with_amx,
     forget_errors,
@@ -27,7 +26,6 @@ __all__ = [
     "LlamaModel",
     "TokenBatch",
     "TooManyTokensError",
-    "allowed_cores",
     "backend",
     "built_with_amx",
     "check_is_gguf",

@@ -10,6 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from tuneserve.cores import allowed_cores
+
 _LOG_ERROR = 4  # ggml_log_level: 1 debug, 2 info, 3 warn, 4 error, 5 continuation
 _GPU_TYPES = (1, 2)  # ggml_backend_dev_type: GPU, integrated GPU
 
@@ -87,12 +89,6 @@ def built_with_amx() -> bool:
     the extra buffer types, which are therefore left off in such a build.
     """
     return b"AMX_INT8 = 1" in backend().llama_print_system_info()
-
-
-def allowed_cores() -> set[int]:
-    """The cores that this process may use, by number; all where the system does not tell."""
-    told = getattr(os, "sched_getaffinity", None)
-    return set(told(0)) if told else set(range(os.cpu_count() or 1))
 
 
 @cache

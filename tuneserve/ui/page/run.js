@@ -145,7 +145,7 @@ function dataPart(name) {
   const show = button("Show the data as the model sees it", "Show the data as the model sees it", () =>
     previewed(shown, show, () => send(`api/runs/${encodeURIComponent(name)}/preview`, {examples: 6})));
   return [make("p", {className: "soft", textContent:
-    "Reads the files that the run was made with, as `tuneserve preview` does."}), show, shown];
+    "Reads the files that the run was made with, as tuneserve preview does."}), show, shown];
 }
 
 /** The end of a log, which follows it as it grows, unless its reader has scrolled away. */
