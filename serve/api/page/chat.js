@@ -5,6 +5,7 @@ let models = [];  // {id, system_prompt}
 let conversation = newConversation();
 let columns = [];  // {element, select, turns, data, views} for each of the conversation's
 let stopper = null;
+let unkept = false;  // there was no room for what the conversation has become
 let edited = -1;  // the place of the message that is asked anew
 
 const ownSystem = model => models.find(one => one.id === model)?.system_prompt ?? "";
@@ -91,17 +92,43 @@ function actsOn(column, turn) {
   return acts;
 }
 
-function keep(one = conversation) {
+const NOT_AS_USUAL = {
+  copied: "Another tab went on with this conversation: what is here is kept as a copy.",
+  gone: "This conversation is no longer kept: another tab deleted it, or there was no room. " +
+    "It is kept again if you go on with it.",
+  full: "This browser keeps no conversations (its storage is full or off).",
+};
+
+/** Keep a conversation, a deleted one only if it is `wanted`. */
+function keep(one = conversation, wanted = false) {
   if (!one.columns.some(column => column.turns.length)) return;
-  if (!keepConversation(one))
-    $("status").textContent = "This browser keeps no conversations (its storage is full or off).";
-  if (one === conversation) setCurrent(one.id);
+  const became = keepConversation(one, wanted);
+  if (one === conversation) {
+    setCurrent(one.id);
+    unkept = became === "full";
+  }
+  if (one === conversation || became === "full") tell(became);
   showList();
+}
+
+function tell(became) {
+  if (became in NOT_AS_USUAL) $("status").textContent = NOT_AS_USUAL[became];
+  else if ($("status").textContent === NOT_AS_USUAL.gone) $("status").textContent = "";
+}
+
+/** Another tab has written: show what it did, unless that would undo what is being done here. */
+function takeOver() {
+  showList();
+  if (stopper || edited >= 0 || unkept || document.activeElement === $("system")) return;
+  const there = readConversations().find(one => one.id === conversation.id);
+  if (there && there.revision !== conversation.revision) openConversation(there);
+  else tell(there || !conversation.revision ? "kept" : "gone");
 }
 
 /** Have models answer, all at the same time; `jobs`: [column, the view of the turn that grows]. */
 async function answer(jobs) {
   const asked = conversation;
+  keep(asked, true);
   stopper = new AbortController();
   $("send").disabled = !($("stop").disabled = false);
   toEnd();
@@ -143,7 +170,6 @@ async function ask(text) {
     addView(column, turn).done();
     return newAnswer(column);
   });
-  keep();
   await answer(jobs);
 }
 
@@ -194,6 +220,8 @@ function openConversation(chosen) {
   stopper?.abort();
   stopEditing();
   conversation = chosen;
+  unkept = false;
+  if (Object.values(NOT_AS_USUAL).includes($("status").textContent)) $("status").textContent = "";
   if (chosen.columns.some(column => column.turns.length))
     $("both").checked = chosen.columns.length > 1 && models.length > 1;
   layOut();

@@ -20,8 +20,9 @@ async function loadModels() {
 function showList() {
   const entries = readConversations().map(one => {
     const opens = button(one.title, one.title, () => {
-      setCurrent(one.id);
       $("history").open = false;
+      if (one.id === conversation.id && one.revision === conversation.revision) return;
+      setCurrent(one.id);
       openConversation(one);
     });
     opens.setAttribute("aria-current", one.id === conversation.id);
@@ -115,7 +116,7 @@ $("formatted").addEventListener("change", () => {
   for (const column of columns) for (const view of column.views) view.done();
 });
 $("system").addEventListener("input", () => { conversation.system = $("system").value; showSystem(); });
-$("system").addEventListener("change", keep);
+$("system").addEventListener("change", () => keep());
 $("own-system").addEventListener("click", () => {
   conversation.system = null;
   $("system").focus();
@@ -125,6 +126,9 @@ $("own-system").addEventListener("click", () => {
 });
 $("key").addEventListener("change", () => loadModels().catch(told));
 addEventListener("pagehide", () => { if (stopper) keep(); });
+addEventListener("storage", event => {
+  if (event.key === CONVERSATIONS || event.key === null) takeOver();
+});
 
 const told = error => { $("status").textContent = error.message; };
 loadModels().catch(told);

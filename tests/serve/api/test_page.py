@@ -339,7 +339,9 @@ def test_the_system_prompt_is_sent_where_it_is_not_the_models_own(page: Browser)
                                                     .map(m => m.content)));
         };
         const write = text => { $("system").value = text;
-                                $("system").dispatchEvent(new Event("input")); };
+                                $("system").dispatchEvent(new Event("input"));
+                                $("system").dispatchEvent(new Event("change"));
+                                systems.push(readConversations()[0].system); };
         await heard();
         write("Be long."); await heard();
         write(""); await heard();
@@ -349,7 +351,9 @@ def test_the_system_prompt_is_sent_where_it_is_not_the_models_own(page: Browser)
     )
     assert found == [
         [[], ["Be brief."]],  # the server adds the tune's own
+        "Be long.",
         [["Be long."], ["Be long."]],
+        "",
         [[""], []],
         "Be brief.",
         [[], ["Be brief."]],
@@ -394,6 +398,75 @@ def test_conversations_are_kept_listed_and_deleted(page: Browser) -> None:
     ]  # fmt: skip
 
 
+def test_two_tabs_lose_nothing_of_each_other(page: Browser) -> None:
+    found = run(
+        page,
+        """// Another tab has read the conversation, and goes on with it.
+        const elsewhere = text => {
+          const read = readConversations().find(one => one.id === conversation.id);
+          read.columns[0].turns.push(asTurn({role: "user", text}));
+          keepConversation(read);
+        };
+        const heard = () => dispatchEvent(new StorageEvent("storage", {key: CONVERSATIONS}));
+        const kept = () => readConversations().map(
+          one => [one.title, one.columns[0].turns.map(turn => turn.text).join()]);
+        reply(["1"]); await say("a");
+        elsewhere("theirs"); reply(["2"]); await say("mine"); await say("more");
+        const both = [kept(), $("status").textContent, currentConversation().id === conversation.id];
+        elsewhere("again"); heard();
+        const taken = texts(".turn");
+        // Not while something is done here.
+        edit(0); elsewhere("meanwhile"); heard(); stopEditing();
+        return [both, taken, texts(".turn").length - taken.length, $("status").textContent];""",
+    )
+    assert found == [
+        [
+            [["a (copy)", "a,1,mine,2,more,2"], ["a", "a,1,theirs"]],
+            "Another tab went on with this conversation: what is here is kept as a copy.",
+            True,
+        ],
+        ["a", "1", "mine", "2", "more", "2", "again"],
+        0,
+        "",
+    ]
+
+
+@pytest.mark.parametrize("which", ["this one", "all"])
+def test_what_is_deleted_during_its_answer_stays_deleted(page: Browser, which: str) -> None:
+    found = run(
+        page,
+        f"""const whole = window.fetch, confirmed = window.confirm;
+        window.confirm = () => true;
+        window.fetch = (path, {{signal}}) => new Promise((_, refuse) => {{
+          signal.onabort = () => refuse(new DOMException("left", "AbortError"));
+        }});
+        const asking = say("x");
+        const listed = texts("#list button:first-child");
+        if ({json.dumps(which)} === "all") $("forget").click();
+        else document.querySelector("#list [aria-current=true]").nextSibling.click();
+        await asking;
+        window.fetch = whole; window.confirm = confirmed;
+        return [listed, readConversations(), texts("#list li"), $("status").textContent];""",
+    )
+    assert found == [["x"], [], ["none yet"], ""]
+
+
+def test_what_another_tab_deleted_is_kept_again_only_if_one_goes_on(page: Browser) -> None:
+    found = run(
+        page,
+        """reply(["1"]); await say("x");
+        writeConversations([]);
+        dispatchEvent(new StorageEvent("storage", {key: CONVERSATIONS}));
+        const told = $("status").textContent;
+        keep();
+        const count = readConversations().length;
+        await say("y");
+        return [told, count, readConversations().length, $("status").textContent];""",
+    )
+    assert found[0].startswith("This conversation is no longer kept")
+    assert found[1:] == [0, 1, ""]
+
+
 def test_an_answer_that_comes_while_the_page_is_left_is_kept(page: Browser) -> None:
     found = run(
         page,
@@ -430,11 +503,12 @@ def test_a_full_store_loses_the_oldest_and_an_unkept_conversation_is_told(page: 
         const kept = readConversations().map(one => one.title);
         reply(["x".repeat(6e6)]); $("formatted").checked = false; await say("too long");
         $("formatted").checked = true;
-        return [kept, $("status").textContent];""",
+        return [kept, $("status").textContent, readConversations().map(one => one.title)];""",
     )
     assert found[0][0] == "7"
     assert 0 < len(found[0]) < 8
     assert "keeps no conversations" in found[1]
+    assert found[2][:2] == ["too long", "7"]  # what was kept before stays
 
 
 def test_export(page: Browser) -> None:
