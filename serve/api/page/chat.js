@@ -7,6 +7,7 @@ let columns = [];  // {element, select, turns, data, views} for each of the conv
 let stopper = null;
 let unkept = false;  // there was no room for what the conversation has become
 let edited = -1;  // the place of the message that is asked anew
+let draft = "";  // what stood in the field before that
 
 const ownSystem = model => models.find(one => one.id === model)?.system_prompt ?? "";
 
@@ -205,6 +206,7 @@ async function goOn(column) {
 
 function edit(place) {
   if (stopper) return;
+  if (edited < 0) draft = $("prompt").value;
   edited = place;
   $("prompt").value = columns[0].data.turns[place]?.text ?? "";
   $("editing").hidden = false;
@@ -212,7 +214,9 @@ function edit(place) {
 }
 
 function stopEditing() {
+  if (edited < 0) return;
   edited = -1;
+  $("prompt").value = draft;
   $("editing").hidden = true;
 }
 

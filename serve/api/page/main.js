@@ -99,7 +99,7 @@ $("prompt").addEventListener("paste", event => {
 });
 $("stop").addEventListener("click", () => stopper?.abort());
 $("reset").addEventListener("click", startAnew);
-$("keep").addEventListener("click", () => { stopEditing(); $("prompt").value = ""; });
+$("keep").addEventListener("click", () => { stopEditing(); $("prompt").focus(); });
 $("forget").addEventListener("click", () => {
   if (!confirm("Delete all conversations that this browser keeps?")) return;
   writeConversations([]);

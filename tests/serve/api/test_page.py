@@ -548,9 +548,19 @@ def test_keys(page: Browser) -> None:
     press(page, "Escape")
     assert page.run("$('history').open") is False
     assert page.run("document.activeElement.textContent") == "Conversations"
-    page.run("edit(0)")
+    # However editing ends, the draft is there again.
+    run(page, "$('prompt').value = 'a draft'; edit(0); return 1")
+    assert page.run("$('prompt').value") == "by key"
     press(page, "Escape")
     assert page.run("$('editing').hidden")
+    assert page.run("$('prompt').value") == "a draft"
+    page.run("edit(0); edit(0); $('keep').click()")
+    assert page.run("$('editing').hidden")
+    assert page.run("$('prompt').value") == "a draft"
+    page.run("edit(0)")
+    press(page, "Enter")
+    page.wait("stopper === null && $('editing').hidden", 5)
+    assert page.run("$('prompt').value") == "a draft"
     page.run("$('prompt').focus()")
     press(page, "Tab")
     assert page.run("document.activeElement.id") == "send"
