@@ -40,6 +40,8 @@ function sampling() {
   return given;
 }
 
+const LEFT = "the page is left";  // why its answers are aborted then
+
 /** Ask for a model's next turn, and note it in `turn` as it comes; `changed` is called each time. */
 async function askModel(model, messages, turn, signal, changed) {
   const started = performance.now();
@@ -65,8 +67,12 @@ async function askModel(model, messages, turn, signal, changed) {
     }
     turn.end ||= "broken";
   } catch (error) {
-    if (error.name === "AbortError") turn.end = "stopped";
-    else turn.error = error.message;
+    // A browser that leaves the page may have broken the connection before it said so.
+    if (signal.aborted) turn.end ||= signal.reason === LEFT ? "left" : "stopped";
+    else {
+      turn.error = error.message;
+      if (turn.text) turn.end ||= "broken";
+    }
   }
   if (usage) {
     const rate = 1000 * (usage.completion_tokens - 1) / (performance.now() - first);

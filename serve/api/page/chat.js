@@ -79,6 +79,8 @@ function addView(column, turn) {
   return view;
 }
 
+const UNFINISHED = ["length", "stopped", "broken", "left"];
+
 /** What can be done with a turn: {text: [label, function]}. */
 function actsOn(column, turn) {
   const {turns, model} = column.data;
@@ -86,7 +88,7 @@ function actsOn(column, turn) {
   if (turn.role === "user") return {Edit: ["Edit this message", () => edit(place)]};
   if (place !== turns.length - 1) return {};
   const acts = {Retry: [`Retry: ask ${model} again`, () => retry(column)]};
-  if (turn.text && (turn.end === "length" || turn.end === "stopped"))
+  if (turn.text && (turn.error || UNFINISHED.includes(turn.end)))
     acts.Continue = [`Continue: let ${model} go on`, () => goOn(column)];
   if (turn.at > 0) acts["‹"] = ["The answer before this one", () => turnBy(column, -1)];
   if (turn.at < turn.versions.length - 1) acts["›"] = ["The next answer", () => turnBy(column, 1)];

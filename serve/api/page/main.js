@@ -125,7 +125,11 @@ $("own-system").addEventListener("click", () => {
   keep();
 });
 $("key").addEventListener("change", () => loadModels().catch(told));
-addEventListener("pagehide", () => { if (stopper) keep(); });
+addEventListener("pagehide", () => {
+  if (!stopper) return;
+  keep();
+  stopper.abort(LEFT);
+});
 addEventListener("storage", event => {
   if (event.key === CONVERSATIONS || event.key === null) takeOver();
 });

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -263,6 +267,81 @@ def test_an_answer_that_was_cut_goes_on(page: Browser) -> None:
     )
     told = [{"role": "user", "content": "Count"}, {"role": "assistant", "content": "One, "}]
     assert found == [["One, two."], [], told]
+
+
+@pytest.mark.parametrize(
+    ("ended", "told"),
+    [('reply(["One, "], ""); await say("Count")', ["The answer broke off."]),
+     ("""const whole = fetch;
+         window.fetch = async () => new Response(
+           'data: {"choices": [{"delta": {"content": "One, "}}]}\\n\\n' +
+           'data: {"error": {"message": "too slow"}}\\n\\n');
+         await say("Count"); window.fetch = whole""", ["The answer broke off.", "too slow"]),
+     ("""reply(["One, "], ""); await say("Count");
+         conversation.columns[0].turns[1].end = ""; keep(); openConversation(currentConversation())
+      """, ["The page was left before the answer came to its end."])],
+)  # fmt: skip
+def test_an_answer_that_broke_off_goes_on(page: Browser, ended: str, told: list[str]) -> None:
+    found = run(
+        page,
+        f"""{ended};
+        const shown = texts(".cut, .error");
+        reply(["two."]);
+        [...document.querySelectorAll(".actions button")]
+          .find(one => one.textContent === "Continue").click();
+        while (stopper) await new Promise(done => setTimeout(done, 10));
+        return [shown, texts(".assistant"), texts(".cut, .error"),
+                asked.at(-1).messages.map(one => one.content)];""",
+    )
+    assert found == [told, ["One, two."], [], ["Count", "One, "]]
+
+
+class _Slow(BaseHTTPRequestHandler):
+    """The page, with a model whose answers don't end."""
+
+    def do_GET(self) -> None:
+        model = {"data": [{"id": "one"}], "default_generation_settings": {"params": {}}}
+        self._begin("application/json" if self.path != "/" else "text/html")
+        self.wfile.write((json.dumps(model) if self.path != "/" else chat_page("t")).encode())
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self._begin("text/event-stream")
+        with suppress(ConnectionError):  # the page is left
+            while True:
+                self.wfile.write(b'data: {"choices": [{"delta": {"content": "on "}}]}\n\n')
+                time.sleep(0.1)
+
+    def _begin(self, kind: str) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Says nothing."""
+
+
+@pytest.fixture(scope="module")
+def slow() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Slow) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+LOADED = "typeof models !== 'undefined' && models.length"
+
+
+def test_a_page_that_is_loaded_again_during_an_answer_says_so(slow: str, shared: Browser) -> None:
+    shared.call("Page.navigate", url=slow)
+    shared.wait(LOADED)
+    shared.run("$('prompt').value = 'x'; $('form').requestSubmit()")
+    shared.wait("conversation.columns[0].turns[1]?.text.length > 6")
+    shared.run("setTimeout(() => location.reload(), 0); models = []; 0")
+    shared.wait(f"{LOADED} && document.querySelector('.assistant') !== null")
+    told = shared.run("[...document.querySelectorAll('.cut, .error')].map(one => one.textContent)")
+    assert told == ["The page was left before the answer came to its end."]
+    assert shared.run("document.body.innerText.includes('Continue')")
 
 
 def test_retry_and_edit_ask_anew(page: Browser) -> None:
