@@ -134,5 +134,8 @@ addEventListener("storage", event => {
   if (event.key === CONVERSATIONS || event.key === null) takeOver();
 });
 
+for (const id of Object.keys(SAMPLING)) $(id).addEventListener("change", keepSampling);
+
 const told = error => { $("status").textContent = error.message; };
+takeSampling();
 loadModels().catch(told);

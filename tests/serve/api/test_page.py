@@ -31,7 +31,7 @@ pytestmark = pytest.mark.slow
 
 # A server that answers with the parts that `said` holds, and notes what it is asked.
 SERVER = """
-var asked = [], said = [], finish = "stop", trained = "";
+var asked = [], said = [], finish = "stop", used = 0, trained = "";
 window.fetch = async (path, options) => {
   if (path === "v1/models")
     return Response.json({data: [{id: "one", system_prompt: trained},
@@ -43,12 +43,14 @@ window.fetch = async (path, options) => {
     return Response.json({error: {message: said}}, {status: 429});
   const events = said.map(delta => ({choices: [{delta}]}));
   if (finish) events.push({choices: [{delta: {}, finish_reason: finish}]});
+  if (used) events.push({usage: {completion_tokens: used}});
   return new Response(events.map(one => `data: ${JSON.stringify(one)}\\n\\n`).join(""));
 };
-const reply = async (parts, end = "stop") => {
+const reply = async (parts, end = "stop", tokens = 0) => {
   said = typeof parts === "string" ? parts : parts.map(
     one => typeof one === "object" ? one : {content: one});
   finish = end;
+  used = tokens;
 };
 const say = async text => { $("prompt").value = text; await ask(text); };
 const texts = name => [...document.querySelectorAll(name)].map(one => one.textContent);
@@ -262,11 +264,12 @@ def test_an_answer_that_was_cut_goes_on(page: Browser) -> None:
     found = run(
         page,
         """reply(["One, "], "length"); await say("Count");
-        reply(["two."]); await goOn(columns[0]);
-        return [texts(".assistant"), texts(".cut"), asked.at(-1).messages];""",
+        reply(["two."], "stop", 3); await goOn(columns[0]);
+        return [texts(".assistant"), texts(".cut"), asked.at(-1).messages,
+                texts(".figures").map(one => one.split(",")[0])];""",
     )
     told = [{"role": "user", "content": "Count"}, {"role": "assistant", "content": "One, "}]
-    assert found == [["One, two."], [], told]
+    assert found == [["One, two."], [], told, ["3 more tokens"]]
 
 
 @pytest.mark.parametrize(
@@ -452,6 +455,21 @@ def test_sampling_fields_are_sent(page: Browser) -> None:
     given = {"temperature": 0, "top_p": 0.9, "top_k": 40, "min_p": 0.05, "repeat_penalty": 1.1,
              "max_tokens": 7, "seed": 3}  # fmt: skip
     assert found == [{"temperature": 0.7}, given]
+
+
+def test_sampling_fields_are_there_after_a_reload(slow: str, shared: Browser) -> None:
+    shared.call("Page.navigate", url=slow)
+    shared.wait(LOADED)
+    change = "dispatchEvent(new Event('change'))"
+    shared.run(f"$('temperature').value = ''; $('longest').value = 40; $('longest').{change}")
+    shared.run("setTimeout(() => location.reload(), 0); models = []; 0")
+    shared.wait(LOADED)
+    assert shared.run("JSON.stringify(sampling())") == '{"max_tokens":40}'
+    # What stands there may be anybody's.
+    for kept in ("{", "null", '{"longest": {}}'):
+        shared.run(f"localStorage.setItem(KEPT_SAMPLING, {json.dumps(kept)}); takeSampling()")
+    assert shared.run("JSON.stringify(sampling())") == '{"max_tokens":40}'
+    shared.run("localStorage.clear()")
 
 
 def test_conversations_are_kept_listed_and_deleted(page: Browser) -> None:
