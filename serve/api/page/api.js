@@ -40,11 +40,33 @@ function sampling() {
   return given;
 }
 
+const LEFT = "the page is left";  // why its answers are aborted then
+
+const KEPT_SAMPLING = "tuneserve.sampling";
+
+function keepSampling() {
+  const fields = Object.fromEntries(Object.keys(SAMPLING).map(id => [id, $(id).value]));
+  try {
+    localStorage.setItem(KEPT_SAMPLING, JSON.stringify(fields));
+  } catch { /* no storage: keeping the conversation says so */ }
+}
+
+/** Fill the fields as they were left. */
+function takeSampling() {
+  let fields = null;
+  try {
+    fields = JSON.parse(localStorage.getItem(KEPT_SAMPLING));
+  } catch { /* no storage, or not ours */ }
+  for (const id of Object.keys(SAMPLING))
+    if (typeof fields?.[id] === "string") $(id).value = fields[id];
+}
+
 /** Ask for a model's next turn, and note it in `turn` as it comes; `changed` is called each time. */
 async function askModel(model, messages, turn, signal, changed) {
   const started = performance.now();
   let first = 0, usage = null;
-  turn.end = turn.error = "";
+  const goesOn = Boolean(turn.text);
+  turn.end = turn.error = turn.figures = "";
   try {
     const response = await call("v1/chat/completions", {
       method: "POST", signal,
@@ -65,12 +87,16 @@ async function askModel(model, messages, turn, signal, changed) {
     }
     turn.end ||= "broken";
   } catch (error) {
-    if (error.name === "AbortError") turn.end = "stopped";
-    else turn.error = error.message;
+    // A browser that leaves the page may have broken the connection before it said so.
+    if (signal.aborted) turn.end ||= signal.reason === LEFT ? "left" : "stopped";
+    else {
+      turn.error = error.message;
+      if (turn.text) turn.end ||= "broken";
+    }
   }
   if (usage) {
     const rate = 1000 * (usage.completion_tokens - 1) / (performance.now() - first);
-    turn.figures = `${usage.completion_tokens} tokens, first after ` +
+    turn.figures = `${usage.completion_tokens} ${goesOn ? "more " : ""}tokens, first after ` +
       `${((first - started) / 1000).toFixed(2)} s` +
       (usage.completion_tokens > 1 ? `, then ${rate.toFixed(1)} tokens/s` : "");
   }

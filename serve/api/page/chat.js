@@ -5,7 +5,9 @@ let models = [];  // {id, system_prompt}
 let conversation = newConversation();
 let columns = [];  // {element, select, turns, data, views} for each of the conversation's
 let stopper = null;
+let unkept = false;  // there was no room for what the conversation has become
 let edited = -1;  // the place of the message that is asked anew
+let draft = "";  // what stood in the field before that
 
 const ownSystem = model => models.find(one => one.id === model)?.system_prompt ?? "";
 
@@ -77,6 +79,8 @@ function addView(column, turn) {
   return view;
 }
 
+const UNFINISHED = ["length", "stopped", "broken", "left"];
+
 /** What can be done with a turn: {text: [label, function]}. */
 function actsOn(column, turn) {
   const {turns, model} = column.data;
@@ -84,24 +88,50 @@ function actsOn(column, turn) {
   if (turn.role === "user") return {Edit: ["Edit this message", () => edit(place)]};
   if (place !== turns.length - 1) return {};
   const acts = {Retry: [`Retry: ask ${model} again`, () => retry(column)]};
-  if (turn.text && (turn.end === "length" || turn.end === "stopped"))
+  if (turn.text && (turn.error || UNFINISHED.includes(turn.end)))
     acts.Continue = [`Continue: let ${model} go on`, () => goOn(column)];
   if (turn.at > 0) acts["‹"] = ["The answer before this one", () => turnBy(column, -1)];
   if (turn.at < turn.versions.length - 1) acts["›"] = ["The next answer", () => turnBy(column, 1)];
   return acts;
 }
 
-function keep(one = conversation) {
+const NOT_AS_USUAL = {
+  copied: "Another tab went on with this conversation: what is here is kept as a copy.",
+  gone: "This conversation is no longer kept: another tab deleted it, or there was no room. " +
+    "It is kept again if you go on with it.",
+  full: "This browser keeps no conversations (its storage is full or off).",
+};
+
+/** Keep a conversation, a deleted one only if it is `wanted`. */
+function keep(one = conversation, wanted = false) {
   if (!one.columns.some(column => column.turns.length)) return;
-  if (!keepConversation(one))
-    $("status").textContent = "This browser keeps no conversations (its storage is full or off).";
-  if (one === conversation) setCurrent(one.id);
+  const became = keepConversation(one, wanted);
+  if (one === conversation) {
+    setCurrent(one.id);
+    unkept = became === "full";
+  }
+  if (one === conversation || became === "full") tell(became);
   showList();
+}
+
+function tell(became) {
+  if (became in NOT_AS_USUAL) $("status").textContent = NOT_AS_USUAL[became];
+  else if ($("status").textContent === NOT_AS_USUAL.gone) $("status").textContent = "";
+}
+
+/** Another tab has written: show what it did, unless that would undo what is being done here. */
+function takeOver() {
+  showList();
+  if (stopper || edited >= 0 || unkept || document.activeElement === $("system")) return;
+  const there = readConversations().find(one => one.id === conversation.id);
+  if (there && there.revision !== conversation.revision) openConversation(there);
+  else tell(there || !conversation.revision ? "kept" : "gone");
 }
 
 /** Have models answer, all at the same time; `jobs`: [column, the view of the turn that grows]. */
 async function answer(jobs) {
   const asked = conversation;
+  keep(asked, true);
   stopper = new AbortController();
   $("send").disabled = !($("stop").disabled = false);
   toEnd();
@@ -143,7 +173,6 @@ async function ask(text) {
     addView(column, turn).done();
     return newAnswer(column);
   });
-  keep();
   await answer(jobs);
 }
 
@@ -179,6 +208,7 @@ async function goOn(column) {
 
 function edit(place) {
   if (stopper) return;
+  if (edited < 0) draft = $("prompt").value;
   edited = place;
   $("prompt").value = columns[0].data.turns[place]?.text ?? "";
   $("editing").hidden = false;
@@ -186,7 +216,9 @@ function edit(place) {
 }
 
 function stopEditing() {
+  if (edited < 0) return;
   edited = -1;
+  $("prompt").value = draft;
   $("editing").hidden = true;
 }
 
@@ -194,6 +226,8 @@ function openConversation(chosen) {
   stopper?.abort();
   stopEditing();
   conversation = chosen;
+  unkept = false;
+  if (Object.values(NOT_AS_USUAL).includes($("status").textContent)) $("status").textContent = "";
   if (chosen.columns.some(column => column.turns.length))
     $("both").checked = chosen.columns.length > 1 && models.length > 1;
   layOut();

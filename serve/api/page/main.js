@@ -20,8 +20,9 @@ async function loadModels() {
 function showList() {
   const entries = readConversations().map(one => {
     const opens = button(one.title, one.title, () => {
-      setCurrent(one.id);
       $("history").open = false;
+      if (one.id === conversation.id && one.revision === conversation.revision) return;
+      setCurrent(one.id);
       openConversation(one);
     });
     opens.setAttribute("aria-current", one.id === conversation.id);
@@ -98,7 +99,7 @@ $("prompt").addEventListener("paste", event => {
 });
 $("stop").addEventListener("click", () => stopper?.abort());
 $("reset").addEventListener("click", startAnew);
-$("keep").addEventListener("click", () => { stopEditing(); $("prompt").value = ""; });
+$("keep").addEventListener("click", () => { stopEditing(); $("prompt").focus(); });
 $("forget").addEventListener("click", () => {
   if (!confirm("Delete all conversations that this browser keeps?")) return;
   writeConversations([]);
@@ -115,7 +116,7 @@ $("formatted").addEventListener("change", () => {
   for (const column of columns) for (const view of column.views) view.done();
 });
 $("system").addEventListener("input", () => { conversation.system = $("system").value; showSystem(); });
-$("system").addEventListener("change", keep);
+$("system").addEventListener("change", () => keep());
 $("own-system").addEventListener("click", () => {
   conversation.system = null;
   $("system").focus();
@@ -124,7 +125,17 @@ $("own-system").addEventListener("click", () => {
   keep();
 });
 $("key").addEventListener("change", () => loadModels().catch(told));
-addEventListener("pagehide", () => { if (stopper) keep(); });
+addEventListener("pagehide", () => {
+  if (!stopper) return;
+  keep();
+  stopper.abort(LEFT);
+});
+addEventListener("storage", event => {
+  if (event.key === CONVERSATIONS || event.key === null) takeOver();
+});
+
+for (const id of Object.keys(SAMPLING)) $(id).addEventListener("change", keepSampling);
 
 const told = error => { $("status").textContent = error.message; };
+takeSampling();
 loadModels().catch(told);

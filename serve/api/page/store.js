@@ -1,9 +1,9 @@
 "use strict";
 // The conversations, kept in this browser (localStorage), the newest first.
 //
-// A conversation: {id, title, when, system, columns}. `system` is null where the models' own system
-// prompts hold; a column is {model, turns}, a turn {role, model, text, thoughts, end, figures, error,
-// versions, at}. `end`: why an answer ended, '' while it comes; `versions`: the answers to the same
+// A conversation: {id, title, when, revision, system, columns}. `revision` is another each time that
+// it is kept, and '' before; `system` is null where the models' own system prompts hold; a column is
+// {model, turns}, a turn {role, model, text, thoughts, end, figures, error, versions, at}. `end`: why an answer ended, '' while it comes; `versions`: the answers to the same
 // question, if there are several, of which the turn shows the one `at` this place. What is read may
 // be anybody's: it is made anew.
 
@@ -36,6 +36,7 @@ function asConversation(value) {
     id: textOf(value?.id) || newId(),
     title: textOf(value?.title),
     when: Number(value?.when) || 0,
+    revision: textOf(value?.revision) || "none",
     system: typeof value?.system === "string" ? value.system : null,
     columns: listed(value?.columns).slice(0, 2).map(
       column => ({model: textOf(column?.model), turns: listed(column?.turns).map(asTurn)})),
@@ -45,7 +46,8 @@ function asConversation(value) {
 // Where a page is not served with TLS or from this machine, there is no crypto.randomUUID.
 const newId = () => `${Date.now().toString(36)}-${Math.random().toString(36).slice(2)}`;
 
-const newConversation = () => ({id: newId(), title: "", when: 0, system: null, columns: []});
+const newConversation = () =>
+  ({id: newId(), title: "", when: 0, revision: "", system: null, columns: []});
 
 function readConversations() {
   try {
@@ -56,23 +58,33 @@ function readConversations() {
   }
 }
 
-/** Write them, without the oldest where there is no room; false if none can be kept. */
+/** Write them, without the oldest where there is no room; false, and what was kept stays, if the
+ *  first has none alone. */
 function writeConversations(list) {
   for (let kept = list.slice(0, MOST_KEPT); ; kept = kept.slice(0, -1)) {
     try {
       localStorage.setItem(CONVERSATIONS, JSON.stringify(kept));
-      return kept.length > 0 || list.length === 0;
+      return true;
     } catch {
-      if (!kept.length) return false;
+      if (kept.length <= 1) return false;
     }
   }
 }
 
-/** Keep a conversation in front of what other tabs have written meanwhile. */
-function keepConversation(conversation) {
-  conversation.when = Date.now();
-  const others = readConversations().filter(one => one.id !== conversation.id);
-  return writeConversations([conversation, ...others]);
+/** Keep a conversation in front of what other tabs have written meanwhile. Where another tab has
+ *  changed it since it was read, it becomes one of its own; where it was deleted, it stays so unless
+ *  `wanted`. Returns what became of it: "kept", "copied", "gone" or "full". */
+function keepConversation(conversation, wanted = false) {
+  const kept = readConversations();
+  const {id, title, revision} = conversation;
+  const there = kept.find(one => one.id === id);
+  if (!there && revision && !wanted) return "gone";
+  const copied = there !== undefined && there.revision !== revision;
+  const written = {...conversation, when: Date.now(), revision: newId(),
+                   ...(copied ? {id: newId(), title: `${title} (copy)`} : {})};
+  if (!writeConversations([written, ...kept.filter(one => one.id !== written.id)])) return "full";
+  Object.assign(conversation, written);
+  return copied ? "copied" : "kept";
 }
 
 const dropConversation = id =>

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +31,7 @@ pytestmark = pytest.mark.slow
 
 # A server that answers with the parts that `said` holds, and notes what it is asked.
 SERVER = """
-var asked = [], said = [], finish = "stop", trained = "";
+var asked = [], said = [], finish = "stop", used = 0, trained = "";
 window.fetch = async (path, options) => {
   if (path === "v1/models")
     return Response.json({data: [{id: "one", system_prompt: trained},
@@ -39,12 +43,14 @@ window.fetch = async (path, options) => {
     return Response.json({error: {message: said}}, {status: 429});
   const events = said.map(delta => ({choices: [{delta}]}));
   if (finish) events.push({choices: [{delta: {}, finish_reason: finish}]});
+  if (used) events.push({usage: {completion_tokens: used}});
   return new Response(events.map(one => `data: ${JSON.stringify(one)}\\n\\n`).join(""));
 };
-const reply = async (parts, end = "stop") => {
+const reply = async (parts, end = "stop", tokens = 0) => {
   said = typeof parts === "string" ? parts : parts.map(
     one => typeof one === "object" ? one : {content: one});
   finish = end;
+  used = tokens;
 };
 const say = async text => { $("prompt").value = text; await ask(text); };
 const texts = name => [...document.querySelectorAll(name)].map(one => one.textContent);
@@ -258,11 +264,87 @@ def test_an_answer_that_was_cut_goes_on(page: Browser) -> None:
     found = run(
         page,
         """reply(["One, "], "length"); await say("Count");
-        reply(["two."]); await goOn(columns[0]);
-        return [texts(".assistant"), texts(".cut"), asked.at(-1).messages];""",
+        reply(["two."], "stop", 3); await goOn(columns[0]);
+        return [texts(".assistant"), texts(".cut"), asked.at(-1).messages,
+                texts(".figures").map(one => one.split(",")[0])];""",
     )
     told = [{"role": "user", "content": "Count"}, {"role": "assistant", "content": "One, "}]
-    assert found == [["One, two."], [], told]
+    assert found == [["One, two."], [], told, ["3 more tokens"]]
+
+
+@pytest.mark.parametrize(
+    ("ended", "told"),
+    [('reply(["One, "], ""); await say("Count")', ["The answer broke off."]),
+     ("""const whole = fetch;
+         window.fetch = async () => new Response(
+           'data: {"choices": [{"delta": {"content": "One, "}}]}\\n\\n' +
+           'data: {"error": {"message": "too slow"}}\\n\\n');
+         await say("Count"); window.fetch = whole""", ["The answer broke off.", "too slow"]),
+     ("""reply(["One, "], ""); await say("Count");
+         conversation.columns[0].turns[1].end = ""; keep(); openConversation(currentConversation())
+      """, ["The page was left before the answer came to its end."])],
+)  # fmt: skip
+def test_an_answer_that_broke_off_goes_on(page: Browser, ended: str, told: list[str]) -> None:
+    found = run(
+        page,
+        f"""{ended};
+        const shown = texts(".cut, .error");
+        reply(["two."]);
+        [...document.querySelectorAll(".actions button")]
+          .find(one => one.textContent === "Continue").click();
+        while (stopper) await new Promise(done => setTimeout(done, 10));
+        return [shown, texts(".assistant"), texts(".cut, .error"),
+                asked.at(-1).messages.map(one => one.content)];""",
+    )
+    assert found == [told, ["One, two."], [], ["Count", "One, "]]
+
+
+class _Slow(BaseHTTPRequestHandler):
+    """The page, with a model whose answers don't end."""
+
+    def do_GET(self) -> None:
+        model = {"data": [{"id": "one"}], "default_generation_settings": {"params": {}}}
+        self._begin("application/json" if self.path != "/" else "text/html")
+        self.wfile.write((json.dumps(model) if self.path != "/" else chat_page("t")).encode())
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self._begin("text/event-stream")
+        with suppress(ConnectionError):  # the page is left
+            while True:
+                self.wfile.write(b'data: {"choices": [{"delta": {"content": "on "}}]}\n\n')
+                time.sleep(0.1)
+
+    def _begin(self, kind: str) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Says nothing."""
+
+
+@pytest.fixture(scope="module")
+def slow() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Slow) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+LOADED = "typeof models !== 'undefined' && models.length"
+
+
+def test_a_page_that_is_loaded_again_during_an_answer_says_so(slow: str, shared: Browser) -> None:
+    shared.call("Page.navigate", url=slow)
+    shared.wait(LOADED)
+    shared.run("$('prompt').value = 'x'; $('form').requestSubmit()")
+    shared.wait("conversation.columns[0].turns[1]?.text.length > 6")
+    shared.run("setTimeout(() => location.reload(), 0); models = []; 0")
+    shared.wait(f"{LOADED} && document.querySelector('.assistant') !== null")
+    told = shared.run("[...document.querySelectorAll('.cut, .error')].map(one => one.textContent)")
+    assert told == ["The page was left before the answer came to its end."]
+    assert shared.run("document.body.innerText.includes('Continue')")
 
 
 def test_retry_and_edit_ask_anew(page: Browser) -> None:
@@ -339,7 +421,9 @@ def test_the_system_prompt_is_sent_where_it_is_not_the_models_own(page: Browser)
                                                     .map(m => m.content)));
         };
         const write = text => { $("system").value = text;
-                                $("system").dispatchEvent(new Event("input")); };
+                                $("system").dispatchEvent(new Event("input"));
+                                $("system").dispatchEvent(new Event("change"));
+                                systems.push(readConversations()[0].system); };
         await heard();
         write("Be long."); await heard();
         write(""); await heard();
@@ -349,7 +433,9 @@ def test_the_system_prompt_is_sent_where_it_is_not_the_models_own(page: Browser)
     )
     assert found == [
         [[], ["Be brief."]],  # the server adds the tune's own
+        "Be long.",
         [["Be long."], ["Be long."]],
+        "",
         [[""], []],
         "Be brief.",
         [[], ["Be brief."]],
@@ -369,6 +455,21 @@ def test_sampling_fields_are_sent(page: Browser) -> None:
     given = {"temperature": 0, "top_p": 0.9, "top_k": 40, "min_p": 0.05, "repeat_penalty": 1.1,
              "max_tokens": 7, "seed": 3}  # fmt: skip
     assert found == [{"temperature": 0.7}, given]
+
+
+def test_sampling_fields_are_there_after_a_reload(slow: str, shared: Browser) -> None:
+    shared.call("Page.navigate", url=slow)
+    shared.wait(LOADED)
+    change = "dispatchEvent(new Event('change'))"
+    shared.run(f"$('temperature').value = ''; $('longest').value = 40; $('longest').{change}")
+    shared.run("setTimeout(() => location.reload(), 0); models = []; 0")
+    shared.wait(LOADED)
+    assert shared.run("JSON.stringify(sampling())") == '{"max_tokens":40}'
+    # What stands there may be anybody's.
+    for kept in ("{", "null", '{"longest": {}}'):
+        shared.run(f"localStorage.setItem(KEPT_SAMPLING, {json.dumps(kept)}); takeSampling()")
+    assert shared.run("JSON.stringify(sampling())") == '{"max_tokens":40}'
+    shared.run("localStorage.clear()")
 
 
 def test_conversations_are_kept_listed_and_deleted(page: Browser) -> None:
@@ -392,6 +493,75 @@ def test_conversations_are_kept_listed_and_deleted(page: Browser) -> None:
     assert found == [
         ["second talk", "first talk"], ["first talk", "1"], [["second talk"], []], [], [""],
     ]  # fmt: skip
+
+
+def test_two_tabs_lose_nothing_of_each_other(page: Browser) -> None:
+    found = run(
+        page,
+        """// Another tab has read the conversation, and goes on with it.
+        const elsewhere = text => {
+          const read = readConversations().find(one => one.id === conversation.id);
+          read.columns[0].turns.push(asTurn({role: "user", text}));
+          keepConversation(read);
+        };
+        const heard = () => dispatchEvent(new StorageEvent("storage", {key: CONVERSATIONS}));
+        const kept = () => readConversations().map(
+          one => [one.title, one.columns[0].turns.map(turn => turn.text).join()]);
+        reply(["1"]); await say("a");
+        elsewhere("theirs"); reply(["2"]); await say("mine"); await say("more");
+        const both = [kept(), $("status").textContent, currentConversation().id === conversation.id];
+        elsewhere("again"); heard();
+        const taken = texts(".turn");
+        // Not while something is done here.
+        edit(0); elsewhere("meanwhile"); heard(); stopEditing();
+        return [both, taken, texts(".turn").length - taken.length, $("status").textContent];""",
+    )
+    assert found == [
+        [
+            [["a (copy)", "a,1,mine,2,more,2"], ["a", "a,1,theirs"]],
+            "Another tab went on with this conversation: what is here is kept as a copy.",
+            True,
+        ],
+        ["a", "1", "mine", "2", "more", "2", "again"],
+        0,
+        "",
+    ]
+
+
+@pytest.mark.parametrize("which", ["this one", "all"])
+def test_what_is_deleted_during_its_answer_stays_deleted(page: Browser, which: str) -> None:
+    found = run(
+        page,
+        f"""const whole = window.fetch, confirmed = window.confirm;
+        window.confirm = () => true;
+        window.fetch = (path, {{signal}}) => new Promise((_, refuse) => {{
+          signal.onabort = () => refuse(new DOMException("left", "AbortError"));
+        }});
+        const asking = say("x");
+        const listed = texts("#list button:first-child");
+        if ({json.dumps(which)} === "all") $("forget").click();
+        else document.querySelector("#list [aria-current=true]").nextSibling.click();
+        await asking;
+        window.fetch = whole; window.confirm = confirmed;
+        return [listed, readConversations(), texts("#list li"), $("status").textContent];""",
+    )
+    assert found == [["x"], [], ["none yet"], ""]
+
+
+def test_what_another_tab_deleted_is_kept_again_only_if_one_goes_on(page: Browser) -> None:
+    found = run(
+        page,
+        """reply(["1"]); await say("x");
+        writeConversations([]);
+        dispatchEvent(new StorageEvent("storage", {key: CONVERSATIONS}));
+        const told = $("status").textContent;
+        keep();
+        const count = readConversations().length;
+        await say("y");
+        return [told, count, readConversations().length, $("status").textContent];""",
+    )
+    assert found[0].startswith("This conversation is no longer kept")
+    assert found[1:] == [0, 1, ""]
 
 
 def test_an_answer_that_comes_while_the_page_is_left_is_kept(page: Browser) -> None:
@@ -430,11 +600,12 @@ def test_a_full_store_loses_the_oldest_and_an_unkept_conversation_is_told(page: 
         const kept = readConversations().map(one => one.title);
         reply(["x".repeat(6e6)]); $("formatted").checked = false; await say("too long");
         $("formatted").checked = true;
-        return [kept, $("status").textContent];""",
+        return [kept, $("status").textContent, readConversations().map(one => one.title)];""",
     )
     assert found[0][0] == "7"
     assert 0 < len(found[0]) < 8
     assert "keeps no conversations" in found[1]
+    assert found[2][:2] == ["too long", "7"]  # what was kept before stays
 
 
 def test_export(page: Browser) -> None:
@@ -474,9 +645,19 @@ def test_keys(page: Browser) -> None:
     press(page, "Escape")
     assert page.run("$('history').open") is False
     assert page.run("document.activeElement.textContent") == "Conversations"
-    page.run("edit(0)")
+    # However editing ends, the draft is there again.
+    run(page, "$('prompt').value = 'a draft'; edit(0); return 1")
+    assert page.run("$('prompt').value") == "by key"
     press(page, "Escape")
     assert page.run("$('editing').hidden")
+    assert page.run("$('prompt').value") == "a draft"
+    page.run("edit(0); edit(0); $('keep').click()")
+    assert page.run("$('editing').hidden")
+    assert page.run("$('prompt').value") == "a draft"
+    page.run("edit(0)")
+    press(page, "Enter")
+    page.wait("stopper === null && $('editing').hidden", 5)
+    assert page.run("$('prompt').value") == "a draft"
     page.run("$('prompt').focus()")
     press(page, "Tab")
     assert page.run("document.activeElement.id") == "send"
