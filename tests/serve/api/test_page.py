@@ -509,7 +509,8 @@ def test_two_tabs_lose_nothing_of_each_other(page: Browser) -> None:
           one => [one.title, one.columns[0].turns.map(turn => turn.text).join()]);
         reply(["1"]); await say("a");
         elsewhere("theirs"); reply(["2"]); await say("mine"); await say("more");
-        const both = [kept(), $("status").textContent, currentConversation().id === conversation.id];
+        const both = [kept(), $("status").textContent,
+                      currentConversation().id === conversation.id];
         elsewhere("again"); heard();
         const taken = texts(".turn");
         // Not while something is done here.
