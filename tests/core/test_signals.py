@@ -14,11 +14,13 @@ TERM, HUP, INT = signal.SIGTERM, signal.SIGHUP, signal.SIGINT
 
 @pytest.fixture
 def as_before() -> Iterator[None]:
-    former = signal.getsignal(HUP)
+    """SIGHUP ends a process, also where the tests run under nohup."""
+    former = signal.signal(HUP, signal.SIG_DFL)
     yield
     signal.signal(HUP, former)
 
 
+@pytest.mark.usefixtures("as_before")
 @pytest.mark.parametrize(
     ("sent", "asked"),
     [
