@@ -285,6 +285,12 @@ def test_a_signal_lets_answers_end_and_leaves_nothing_behind(
         assert running.output().endswith("\nstopped\n")
 
 
+def take_terminal() -> None:
+    """A process's stdin becomes its terminal, whose end it hears of, also under nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
 @needs_haproxy
 @pytest.mark.slow
 @pytest.mark.parametrize("replicas", ["1", "2"])
@@ -295,7 +301,7 @@ def test_a_terminal_that_closes_lets_answers_end(replicas: str, demo_gguf: Path)
          "--threads", "1", "--port", "0", "--replicas", replicas],
         stdin=its_end, stdout=its_end, stderr=its_end, start_new_session=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        preexec_fn=take_terminal,
     )  # fmt: skip
     os.close(its_end)
     try:
