@@ -47,5 +47,8 @@ def command(first: str, second: str, as_json: bool) -> None:
         for name, values in figures.items()
     ]
     table("Results", ["figure", *(found.name for found in summaries)], rows)
+    for found in summaries:
+        if found.earlier_report:
+            say(f"{found.name}: {found.earlier_report.describe(found.name)}")
     if all("accuracy_tuned" in found.figures for found in summaries):
         say(f"with intervals: tuneserve report {runs[0].name} {runs[1].name}")

@@ -99,6 +99,9 @@ def test_lists_tell_the_earlier_verdict_as_such(run: RunDirectory, tuneserve: Ru
     figures = json.loads(tuneserve("ls", "--json", cwd=Path.cwd()).stdout)["runs"][0]
     assert figures["earlier_report"]["of"] == NOW
     assert "accuracy_tuned" not in figures["figures"]
+    RunDirectory.named("other").save_settings(Recipe())
+    compared = tuneserve("compare", "mine", "other", cwd=Path.cwd())
+    assert f"mine: {again}" in compared.stderr
     reported = tuneserve("report", "mine", "--markdown", "runs.md", cwd=Path.cwd())
     assert f"mine: this benchmark is {NOW}" in reported.stderr
     assert f"| mine ({NOW}) |" in Path("runs.md").read_text()
