@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,7 +50,8 @@ def command(
     tuneserve convert --run sentiment --adapter-only
     """
     require_extra("convert", "conversion")
-    leave_out("torchvision")  # transformers checks every configuration with it
+    if "transformers" not in sys.modules:  # which looks for it once, as it is imported
+        leave_out("torchvision")
     run = select_run(run_name, config).require()
     recipe = later_stage_settings(context, run, config, "convert", "tracking")
     if chosen := recipe.convert.model_dump(mode="json", exclude_defaults=True):
